@@ -1,0 +1,44 @@
+# make serve: set up, train the default classifier, serve it on port 3000.
+# make test:  set up, run the tests (what CI runs).
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PORT ?= 3000
+BIN := .venv/bin
+READY := .venv/.ready
+UV_VERSION := $(shell sed -n 's/^uv==\([^ ;]*\).*/\1/p' requirements.lock)
+export UV_HTTP_TIMEOUT ?= 300
+
+.PHONY: setup serve test lint lock clean
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml Makefile
+	@test -n "$(PYTHON)" || { echo "error: Python >= 3.11 is needed; set PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Serves what was promoted as "digits" before, if anything was.
+serve: $(READY)
+	@test -f artifacts/store/digits/promoted || $(BIN)/parityline train digits
+	PARITYLINE_BUNDLE=$${PARITYLINE_BUNDLE:-digits} $(BIN)/bentoml serve --port $(PORT)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# After a change of dependencies. Versions and hashes only: the index is each machine's own.
+lock:
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --all-extras --group dev \
+		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache

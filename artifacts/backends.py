@@ -1,0 +1,165 @@
+"""A bundle's formats as functions: raw input in, logits and probabilities out.
+
+ONNX Runtime is the default. torch is imported only by the three torch backends.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from artifacts.bundle import Bundle
+from artifacts.devices import Device
+from artifacts.errors import BundleError, DeviceError
+from artifacts.manifest import EXPORT, ONNX, STATE_DICT, TORCHSCRIPT
+
+if TYPE_CHECKING:
+    import torch
+
+BACKENDS = ("onnx", "torchscript", "export", "eager")
+
+# raw [N, *input shape] -> (logits, probabilities), both float32 [N, K]; any N >= 1.
+Model = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def open_backend(bundle: Bundle, backend: str, device: Device, threads: int) -> Model:
+    """One format of a verified bundle, ready to answer.
+
+    threads: for one answer. On CPU, ONNX Runtime with one thread gives each row the same bits in
+    every batch; that is what the service and the scoring job use.
+    Raises DeviceError where the backend or the device is not there, BundleError where the file is
+    not what the backend takes.
+    """
+    if backend not in BACKENDS:
+        raise DeviceError(f"backend: expected one of {', '.join(BACKENDS)}, found {backend!r}")
+    if backend == "onnx":
+        return open_onnx(bundle.read(ONNX), device, threads)
+    try:
+        import torch
+    except ImportError as error:
+        raise DeviceError(
+            f"backend {backend!r} needs torch, which is not installed: "
+            "pip install 'parityline[torch]', or take backend onnx"
+        ) from error
+    torch.set_num_threads(threads)
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+    if backend == "torchscript":
+        return open_torchscript(bundle.read(TORCHSCRIPT), device)
+    if backend == "export":
+        return open_export(bundle.read(EXPORT), device)
+    return _open_eager(bundle, device)
+
+
+def open_onnx(payload: bytes, device: Device, threads: int = 1) -> Model:
+    """`model.onnx` in ONNX Runtime; on CUDA without TF32, and never silently on CPU instead."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = 3
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device == "cuda":
+        if hasattr(onnxruntime, "preload_dlls"):
+            # Takes the CUDA libraries that torch's wheels bring, where they are installed.
+            onnxruntime.preload_dlls()
+        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
+    try:
+        session = onnxruntime.InferenceSession(payload, options, providers=providers)
+    # ONNX Runtime's exceptions share no base below Exception.
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise BundleError(f"{ONNX}: ONNX Runtime cannot load it on {device}: {first}") from error
+    if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise DeviceError(
+            "ONNX Runtime could not make a CUDA session (its CUDA or cuDNN libraries do not "
+            f"load) and fell back to {session.get_providers()[0]}; take device cpu, or install "
+            "onnxruntime-gpu with its CUDA libraries"
+        )
+    name = session.get_inputs()[0].name
+    outputs = ["logits", "probabilities"]
+
+    def run(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, probabilities = session.run(outputs, {name: raw})
+        return logits, probabilities
+
+    return run
+
+
+def open_torchscript(payload: bytes, device: Device) -> Model:
+    """`model.ts` in TorchScript's interpreter."""
+    import torch
+
+    with warnings.catch_warnings():
+        # torch.jit is deprecated upstream since 2.14; model.pt2 is its successor.
+        warnings.simplefilter("ignore")
+        try:
+            module = torch.jit.load(  # type: ignore[no-untyped-call]
+                io.BytesIO(payload), map_location=device
+            )
+        except RuntimeError as error:
+            raise BundleError(f"{TORCHSCRIPT}: torch.jit cannot load it: {error}") from error
+    return run_module(module.eval(), device)
+
+
+def open_export(payload: bytes, device: Device) -> Model:
+    """`model.pt2`: the torch.export program.
+
+    torch.export.load falls back to unpickling anything where weights_only fails; the environment
+    variable holds it to weights and tensors.
+    """
+    import torch
+    from torch.export.passes import move_to_device_pass
+
+    previous = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        program = torch.export.load(io.BytesIO(payload))
+    # torch.export.load documents no exceptions; a damaged archive raises many.
+    except Exception as error:
+        raise BundleError(f"{EXPORT}: torch.export cannot load it: {error}") from error
+    finally:
+        if previous is None:
+            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        else:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = previous
+    if device == "cuda":
+        program = move_to_device_pass(program, "cuda")
+    return run_module(program.module(), device)
+
+
+def _open_eager(bundle: Bundle, device: Device) -> Model:
+    """The network built from the manifest, with the weights of `state_dict.pt`."""
+    import torch
+
+    from artifacts.networks import build_classifier
+
+    model = build_classifier(bundle.manifest)
+    weights = io.BytesIO(bundle.read(STATE_DICT))
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        model.network.load_state_dict(state)
+    # weights_only raises pickle.UnpicklingError, a bad archive RuntimeError, other keys either.
+    except Exception as error:
+        raise BundleError(f"{STATE_DICT}: not this network's weights: {error}") from error
+    return run_module(model.eval().to(device), device)
+
+
+def run_module(module: torch.nn.Module, device: Device) -> Model:
+    """A torch module (in eval mode, on `device`) as a function of arrays."""
+    import torch
+
+    def run(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with torch.inference_mode():
+            logits, probabilities = module(torch.from_numpy(raw).to(device))
+            return logits.cpu().numpy(), probabilities.cpu().numpy()
+
+    return run

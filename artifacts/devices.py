@@ -1,0 +1,48 @@
+"""Which device answers: asked for by name, or CUDA where there is one. Never a silent fallback."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from typing import Literal
+
+from artifacts.errors import DeviceError
+
+Device = Literal["cpu", "cuda"]
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def resolve_device(device: str) -> Device:
+    """ "cpu" or "cuda" for what was asked: "auto" is CUDA where the driver shows a device.
+
+    Raises DeviceError when "cuda" was asked for and there is none.
+    """
+    if device not in DEVICES:
+        raise DeviceError(f"device: expected one of {', '.join(DEVICES)}, found {device!r}")
+    if device == "cpu":
+        return "cpu"
+    if cuda_device_count() > 0:
+        return "cuda"
+    if device == "cuda":
+        raise DeviceError(
+            "device cuda was asked for, and the CUDA driver shows none; take device cpu or auto"
+        )
+    return "cpu"
+
+
+@functools.cache
+def cuda_device_count() -> int:
+    """The CUDA devices this process may use, asked of the driver itself (torch is not needed).
+
+    See cuInit and cuDeviceGetCount in the CUDA driver API; it honours CUDA_VISIBLE_DEVICES.
+    """
+    name = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value

@@ -1,0 +1,21 @@
+"""What a user can put right: one line with the thing, what was expected, what was found."""
+
+
+class ParitylineError(Exception):
+    """Anything whose message is written for the person who caused it."""
+
+
+class DataError(ParitylineError, ValueError):
+    """Data, a recipe or a request that cannot be used as it is."""
+
+
+class BundleError(ParitylineError):
+    """A bundle that is missing, incomplete, altered or not what it claims to be."""
+
+
+class ParityError(BundleError):
+    """Two formats, or two machines, that answer the same rows differently."""
+
+
+class DeviceError(ParitylineError):
+    """A device or a backend that was asked for and is not there."""

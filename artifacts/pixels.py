@@ -1,0 +1,114 @@
+"""Bytes -> pixels: the one copy of decoding, orientation, colour, resizing and cropping.
+
+Training on files, HTTP and offline scoring all call it. What comes out is the graph's raw input;
+scaling and normalisation are inside the graph.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from artifacts.errors import DataError
+from artifacts.manifest import ImageInput
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PIXELS = 50_000_000
+
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def decode_image(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """An encoded PNG, JPEG or WebP picture as uint8 [channels, height, width].
+
+    In this order: the first frame, turned upright by its EXIF tag, 16 bits to 8 (value // 257),
+    transparency laid over white, RGB or grayscale (ITU-R 601-2 luma), and where the size differs
+    from the model's an antialiased resize, and crop, as `spec` says.
+
+    Raises DataError for what is no such picture, is cut short, or has more than max_pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Our own limit, below, is the lower one.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > max_pixels:
+                raise DataError(
+                    f"expected a picture of at most {max_pixels} pixels, "
+                    f"found {image.width} x {image.height}"
+                )
+            image.load()
+            image = ImageOps.exif_transpose(image)
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"expected a picture of at most {max_pixels} pixels: {error}") from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"expected a picture ({', '.join(FORMATS)}), found something else"
+        ) from error
+    # Pillow's decoders raise these for damaged files.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
+        raise DataError(f"the picture is damaged or cut short: {error}") from error
+    image = _to_size(_to_mode(image, "RGB" if spec.channels == 3 else "L"), spec)
+    pixels = np.asarray(image, dtype=np.uint8)
+    if spec.channels == 1:
+        return pixels[np.newaxis]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def check_pixels(array: np.ndarray, spec: ImageInput) -> np.ndarray:
+    """Pixels given as numbers, as the graph takes them: uint8 [N, channels, height, width].
+
+    array: uint8 in that shape; or, for one channel, [N, height, width] or [N, height * width].
+    Raises DataError naming shape or dtype: pixels are neither rescaled nor rounded here.
+    """
+    if array.dtype != np.uint8:
+        raise DataError(f"pixels: expected uint8 (0 to 255, not scaled), found {array.dtype}")
+    rows = (len(array),) if array.ndim else ()
+    shapes = [(*rows, *spec.shape)]
+    if spec.channels == 1:
+        shapes += [
+            (*rows, spec.height, spec.width),
+            (*rows, spec.height * spec.width),
+        ]
+    if not rows or array.shape not in shapes:
+        expected = " or ".join(str(["N", *shape[1:]]).replace("'", "") for shape in shapes)
+        raise DataError(f"pixels: expected shape {expected}, found {list(array.shape)}")
+    return np.ascontiguousarray(array.reshape(*rows, *spec.shape))
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Pixels, uint8 [channels, height, width], as a PNG that `decode_image` returns unchanged."""
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode in {"I;16", "I;16B", "I;16L", "I"}:
+        # Pillow would clip at 255 instead of scaling.
+        wide = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
+    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _to_size(image: Image.Image, spec: ImageInput) -> Image.Image:
+    size = (spec.width, spec.height)
+    if image.size == size:
+        return image
+    resampling = _FILTERS[spec.interpolation]
+    if spec.fit == "stretch":
+        return image.resize(size, resampling)
+    return ImageOps.fit(image, size, method=resampling)

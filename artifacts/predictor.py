@@ -1,0 +1,143 @@
+"""Opening a bundle to predict with it: verified, on a backend, and checked against golden rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from artifacts.backends import Model, open_backend
+from artifacts.bundle import Bundle, Golden, read_bundle
+from artifacts.cells import check_columns, encode_columns
+from artifacts.devices import Device, resolve_device
+from artifacts.errors import DataError, ParityError
+from artifacts.manifest import ImageInput, Manifest
+from artifacts.parity import Comparison, one_answer, self_check
+from artifacts.pixels import check_pixels, decode_image
+from artifacts.references import resolve, store_path
+
+# Enough for every width of vector instruction to meet its tail, few enough to cost milliseconds.
+_ONE_ANSWER_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answers for N rows: index int64 [N]; logits and probabilities float32 [N, K]."""
+
+    labels: tuple[str, ...]
+    index: np.ndarray
+    logits: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def label(self) -> list[str]:
+        """The most probable label of each row."""
+        return [self.labels[index] for index in self.index]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A bundle that has shown on this machine that it answers as it did when it was released."""
+
+    bundle: Bundle
+    golden: Golden
+    backend: str
+    device: Device
+    checked: Comparison
+    model: Model
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+    def run(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and probabilities, float32 [N, K], of raw input [N, *input shape], N >= 0.
+
+        At most the manifest's max_batch_size rows at a time go through the model: the batch
+        sizes that the parity gate has proved.
+        """
+        size = self.manifest.max_batch_size
+        if 0 < len(raw) <= size:
+            return self.model(raw)
+        classes = len(self.manifest.labels)
+        logits = np.empty((len(raw), classes), dtype=np.float32)
+        probabilities = np.empty_like(logits)
+        for start in range(0, len(raw), size):
+            rows = slice(start, start + size)
+            logits[rows], probabilities[rows] = self.model(raw[rows])
+        return logits, probabilities
+
+    def predict(
+        self, rows: np.ndarray | Sequence[bytes] | Mapping[str, Sequence[float | str | None]]
+    ) -> Predictions:
+        """Predict what is not encoded yet.
+
+        rows: for images, encoded pictures or a uint8 array as `check_pixels` takes it; for
+        tables, a column of cells for each name. Raises DataError naming the first bad row.
+        """
+        spec = self.manifest.input
+        if isinstance(spec, ImageInput):
+            if isinstance(rows, Mapping):
+                raise DataError("expected encoded pictures or a uint8 array, found columns")
+            if isinstance(rows, np.ndarray):
+                raw = check_pixels(rows, spec)
+            else:
+                raw = _decode_all(rows, spec)
+        else:
+            if not isinstance(rows, Mapping):
+                raise DataError(f"expected columns by name, found {type(rows).__name__}")
+            check_columns(list(rows), spec, extra_allowed=True)
+            raw, bad = encode_columns([rows[column.name] for column in spec.columns], spec)
+            if bad:
+                row = min(bad)
+                raise DataError(f"row {row}: {bad[row]}")
+        logits, probabilities = self.run(raw)
+        return Predictions(
+            self.manifest.labels, probabilities.argmax(axis=1), logits, probabilities
+        )
+
+
+def open_bundle(
+    reference: str, *, backend: str = "onnx", device: str = "auto", threads: int = 1
+) -> Predictor:
+    """Open a bundle by path, NAME@VERSION or NAME, and prove it before it is used.
+
+    Every file's digest is verified, then the golden rows are replayed on this very backend and
+    device; with ONNX Runtime on CPU their answers must also be bit for bit alike alone and in a
+    batch. Raises BundleError, ParityError or DeviceError.
+    """
+    return open_predictor(
+        read_bundle(resolve(store_path(), reference)),
+        backend=backend,
+        device=resolve_device(device),
+        threads=threads,
+    )
+
+
+def open_predictor(bundle: Bundle, *, backend: str, device: Device, threads: int) -> Predictor:
+    """`open_bundle` for a bundle that is read already."""
+    model = open_backend(bundle, backend, device, threads)
+    golden = bundle.golden()
+    size = bundle.manifest.max_batch_size
+    try:
+        checked = self_check(model, golden, device, size)
+        if backend == "onnx" and device == "cpu" and threads == 1:
+            rows = golden.raw[:_ONE_ANSWER_ROWS]
+            difference = one_answer(model, rows, (len(rows), 1, 7))
+            if difference:
+                raise ParityError(f"answers depend on the batch: {difference}")
+    except ParityError as error:
+        raise ParityError(f"{bundle.manifest.reference} on {backend}: {error}") from error
+    return Predictor(bundle, golden, backend, device, checked, model)
+
+
+def _decode_all(encoded: Sequence[bytes], spec: ImageInput) -> np.ndarray:
+    raw = np.empty((len(encoded), *spec.shape), dtype=np.uint8)
+    for row, data in enumerate(encoded):
+        try:
+            raw[row] = decode_image(data, spec)
+        except DataError as error:
+            raise DataError(f"row {row}: {error}") from error
+    return raw

@@ -1,0 +1,225 @@
+"""The front door: Parityline's command line. Each command is a few lines into one room."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from artifacts.errors import ParitylineError
+
+app = typer.Typer(
+    name="parityline",
+    help="Labelled data to a served classifier, and proof that what is served was trained.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    rich_markup_mode="markdown",
+)
+
+BundleArgument = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="A path, NAME@VERSION, or NAME (its promoted one).")
+]
+BackendOption = Annotated[
+    str, typer.Option("--backend", help="onnx, torchscript, export or eager.")
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="cpu, cuda, or auto: CUDA where there is one.")
+]
+
+
+@app.command()
+def recipes() -> None:
+    """Built-in recipes and data sets, one line each.
+
+    Example: `parityline recipes`
+    """
+    from training.recipe import builtin_recipes
+
+    for name, recipe in builtin_recipes().items():
+        _print(f"{name:<16}{recipe.summary}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A built-in recipe, or a .toml file.")],
+    data: Annotated[
+        Optional[str], typer.Option("--data", help="The folder that holds the data.")
+    ] = None,
+    name: Annotated[
+        Optional[str], typer.Option("--name", help="The bundle's name; by default the recipe's.")
+    ] = None,
+    set_: Annotated[
+        Optional[list[str]],
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
+    ] = None,
+    promote: Annotated[
+        bool, typer.Option("--promote/--no-promote", help="Make NAME stand for the new version.")
+    ] = True,
+) -> None:
+    """Train a recipe, prove its exports against it, and release the bundle.
+
+    Example: `parityline train fashion-mnist --data FOLDER --set train.epochs=5`
+    """
+    from artifacts.references import store_path
+
+    with _extra("train"):
+        from training.recipe import load_recipe
+        from training.run import run
+
+    console = Console()
+    resolved = load_recipe(recipe, set_ or [], name=name, data=data)
+    run(resolved, store_path(), promote=promote, console=console)
+
+
+@app.command()
+def verify(
+    bundle: BundleArgument, backend: BackendOption = "onnx", device: DeviceOption = "auto"
+) -> None:
+    """Check every file's digest, and the golden rows on a backend and device.
+
+    Example: `parityline verify digits --backend torchscript`
+    """
+    from artifacts import open_bundle
+
+    predictor = open_bundle(bundle, backend=backend, device=device)
+    manifest, checked = predictor.manifest, predictor.checked
+    _print(f"{manifest.reference}: {len(manifest.files)} files are as released")
+    _print(
+        f"{predictor.backend} on {predictor.device}: {checked.rows} golden rows agree with the "
+        f"trained model, largest difference of logits {checked.max_abs_diff:.2g}"
+    )
+
+
+@app.command()
+def show(bundle: BundleArgument) -> None:
+    """What a bundle is: its manifest in short.
+
+    Example: `parityline show digits`
+    """
+    from artifacts.bundle import read_bundle
+    from artifacts.references import resolve, store_path
+    from artifacts.summary import summary_lines
+
+    opened = read_bundle(resolve(store_path(), bundle))
+    for line in summary_lines(opened):
+        _print(line)
+
+
+@app.command()
+def promote(
+    reference: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="The new meaning.")],
+) -> None:
+    """Make NAME stand for one of its versions, after verifying it.
+
+    Example: `parityline promote digits@0123456789ab`
+    """
+    from artifacts.references import promote as promote_bundle
+    from artifacts.references import store_path
+
+    promote_bundle(store_path(), reference)
+    name, _, version = reference.partition("@")
+    _print(f"{name} now means {version}")
+
+
+@app.command("list")
+def list_() -> None:
+    """The bundles in the store; the promoted version of each name is marked.
+
+    Example: `parityline list`
+    """
+    from artifacts.references import store_path
+    from artifacts.summary import list_lines
+
+    for line in list_lines(store_path()):
+        _print(line)
+
+
+@app.command()
+def serve(
+    bundle: Annotated[
+        Optional[str],
+        typer.Argument(metavar="[BUNDLE]", help="By default $PARITYLINE_BUNDLE or the only name."),
+    ] = None,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 3000,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    backend: BackendOption = "onnx",
+    device: DeviceOption = "auto",
+) -> None:
+    """Serve a bundle over HTTP: the same service as `bentoml serve`.
+
+    Example: `parityline serve digits --port 3000`
+    """
+    with _extra("serve"):
+        from serving.launch import launch
+
+    launch(bundle, host=host, port=port, backend=backend, device=device)
+
+
+@app.command()
+def score(
+    bundle: BundleArgument,
+    input_: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A .parquet, .csv (or .csv.gz) or .npz file.")
+    ],
+    out: Annotated[str, typer.Option("--out", help="A folder that does not exist or is empty.")],
+    backend: BackendOption = "onnx",
+    device: DeviceOption = "auto",
+    batch_size: Annotated[
+        Optional[int],
+        typer.Option("--batch-size", min=1, help="Rows at a time; the bundle's largest is best."),
+    ] = None,
+) -> None:
+    """Score a file offline, with bit for bit the answers that the service gives.
+
+    Example: `parityline score digits pictures.npz --out scores`
+    """
+    from pathlib import Path
+
+    from artifacts import open_bundle
+    from serving.score import score_file
+
+    predictor = open_bundle(bundle, backend=backend, device=device)
+    summary = score_file(predictor, Path(input_), Path(out), batch_size=batch_size)
+    _print(
+        f"{summary.rows_in} rows in, {summary.rows_scored} scored, {summary.rows_rejected} "
+        f"rejected; {predictor.manifest.reference} on {predictor.device}; results in {out}"
+    )
+
+
+class _extra:
+    """Turns a missing package of an extra into one line that says how to install it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, ModuleNotFoundError):
+            raise ParitylineError(
+                f"{error.name} is not installed: pip install 'parityline[{self.name}]'"
+            ) from error
+
+
+def _print(line: str) -> None:
+    Console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit status 1."""
+    try:
+        app()
+    except ParitylineError as error:
+        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; nothing was left half-written")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

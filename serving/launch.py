@@ -1,0 +1,19 @@
+"""`parityline serve`: the same service as `bentoml serve`, with its settings as options."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def launch(bundle: str | None, *, host: str, port: int, backend: str, device: str) -> None:
+    """Become `bentoml serve` for one bundle; does not return."""
+    import bentoml  # noqa: F401  (missing where the extra is: said before this process is gone)
+
+    if bundle is not None:
+        os.environ["PARITYLINE_BUNDLE"] = bundle
+    os.environ["PARITYLINE_BACKEND"] = backend
+    os.environ["PARITYLINE_DEVICE"] = device
+    arguments = ["serve", "serving.service:Classifier", "--host", host, "--port", str(port)]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "bentoml", *arguments])  # noqa: S606

@@ -1,0 +1,177 @@
+"""`/docs.json`: the OpenAPI document with this model's real columns, sizes and labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from artifacts.bundle import Golden
+from artifacts.manifest import ImageInput, Manifest
+from serving.example import example_instance
+
+_JSON = "application/json"
+
+
+def openapi_document(manifest: Manifest, golden: Golden) -> dict[str, Any]:
+    """OpenAPI 3.0.2, which BentoML's page at / shows."""
+    paths: dict[str, Any] = {
+        "/predict": {"post": _predict(manifest, golden)},
+        "/model": {
+            "get": {
+                "tags": ["Service APIs"],
+                "summary": "The public part of the manifest",
+                "responses": {"200": {"description": "The manifest"}},
+            }
+        },
+    }
+    if isinstance(manifest.input, ImageInput):
+        paths["/predict/image"] = {"post": _predict_image(manifest)}
+    for route, summary in {
+        "/livez": "The process is alive",
+        "/readyz": "The model was checked and answers",
+        "/metrics": "Prometheus metrics",
+    }.items():
+        paths[route] = {
+            "get": {
+                "tags": ["Infrastructure"],
+                "summary": summary,
+                "responses": {"200": {"description": "Yes"}},
+            }
+        }
+    return {
+        "openapi": "3.0.2",
+        "info": {
+            "title": manifest.reference,
+            "version": manifest.version,
+            "description": f"A {manifest.task} classifier: {', '.join(manifest.labels)}.",
+        },
+        "servers": [{"url": "."}],
+        "paths": paths,
+        "components": {
+            "schemas": {
+                "Instance": _instance_schema(manifest),
+                "Predictions": _predictions_schema(manifest),
+                "Error": {
+                    "type": "object",
+                    "required": ["error"],
+                    "properties": {"error": {"type": "string"}},
+                },
+            }
+        },
+    }
+
+
+def _predict(manifest: Manifest, golden: Golden) -> dict[str, Any]:
+    schema = {
+        "type": "object",
+        "required": ["instances"],
+        "additionalProperties": False,
+        "properties": {
+            "instances": {
+                "type": "array",
+                "minItems": 1,
+                "items": {"$ref": "#/components/schemas/Instance"},
+            },
+            "top_k": _top_k(manifest),
+        },
+    }
+    example = {"instances": [example_instance(manifest, golden)]}
+    return {
+        "tags": ["Service APIs"],
+        "summary": "Predict rows",
+        "operationId": "predict",
+        "requestBody": {
+            "required": True,
+            "content": {_JSON: {"schema": schema, "example": example}},
+        },
+        "responses": _responses(),
+    }
+
+
+def _predict_image(manifest: Manifest) -> dict[str, Any]:
+    binary = {"type": "string", "format": "binary"}
+    files = {
+        "type": "object",
+        "required": ["files"],
+        "properties": {"files": {"type": "array", "items": binary}},
+    }
+    content: dict[str, Any] = {"multipart/form-data": {"schema": files}}
+    content.update({f"image/{kind}": {"schema": binary} for kind in ("png", "jpeg", "webp")})
+    return {
+        "tags": ["Service APIs"],
+        "summary": "Predict encoded pictures",
+        "operationId": "predict_image",
+        "parameters": [{"name": "top_k", "in": "query", "schema": _top_k(manifest)}],
+        "requestBody": {"required": True, "content": content},
+        "responses": _responses(),
+    }
+
+
+def _responses() -> dict[str, Any]:
+    def answer(description: str, schema: str) -> dict[str, Any]:
+        reference = {"$ref": f"#/components/schemas/{schema}"}
+        return {"description": description, "content": {_JSON: {"schema": reference}}}
+
+    return {
+        "200": answer("One prediction for each instance, in their order", "Predictions"),
+        "400": answer("The request does not fit the model; the message names the place", "Error"),
+        "413": answer("The body is too large", "Error"),
+        "503": answer("Overloaded; see Retry-After", "Error"),
+    }
+
+
+def _top_k(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": len(manifest.labels),
+        "description": "Answer only the K largest probabilities.",
+    }
+
+
+def _instance_schema(manifest: Manifest) -> dict[str, Any]:
+    spec = manifest.input
+    if not isinstance(spec, ImageInput):
+        return {
+            "type": "object",
+            "required": [column.name for column in spec.columns],
+            "additionalProperties": False,
+            "properties": {
+                column.name: {
+                    "type": "number",
+                    "nullable": column.missing == "fill",
+                    "description": f"in training from {column.low:g} to {column.high:g}",
+                }
+                for column in spec.columns
+            },
+        }
+    nested: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": 255}
+    sizes = [spec.width, spec.height] if spec.channels == 1 else [3, spec.width, spec.height]
+    for size in sizes:
+        nested = {"type": "array", "minItems": size, "maxItems": size, "items": nested}
+    encoded = {
+        "type": "object",
+        "required": ["b64"],
+        "additionalProperties": False,
+        "properties": {"b64": {"type": "string", "description": "base64 of a PNG, JPEG or WebP"}},
+    }
+    return {"oneOf": [encoded, nested]}
+
+
+def _predictions_schema(manifest: Manifest) -> dict[str, Any]:
+    probability = {"type": "number", "minimum": 0, "maximum": 1}
+    prediction = {
+        "type": "object",
+        "properties": {
+            "label": {"type": "string", "enum": list(manifest.labels)},
+            "index": {"type": "integer", "minimum": 0, "maximum": len(manifest.labels) - 1},
+            "probability": probability,
+            "probabilities": {"type": "object", "additionalProperties": probability},
+        },
+    }
+    return {
+        "type": "object",
+        "properties": {
+            "predictions": {"type": "array", "items": prediction},
+            "model": {"type": "string", "example": manifest.reference},
+        },
+    }

@@ -1,0 +1,124 @@
+"""Eager model -> the three formats that are served, as bytes without a word of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+
+from artifacts.errors import ParityError
+from artifacts.manifest import EXPORT, ONNX, STATE_DICT, TORCHSCRIPT
+from artifacts.networks import DeployedClassifier
+
+_OUTPUTS = ["logits", "probabilities"]
+_BATCH = "batch"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The bytes of each file, and the opset that the ONNX file really has."""
+
+    files: dict[str, bytes]
+    onnx_opset: int
+
+
+def export_model(model: DeployedClassifier, example: np.ndarray, input_name: str) -> Exported:
+    """Export a model in eval mode, on CPU, for any batch size.
+
+    example: raw input [N, ...], N >= 2 (a batch of one would be taken for a constant).
+    input_name: the name of the one input in every format.
+    Raises ParityError when a format cannot be made or is not one self-contained file.
+    """
+    assert len(example) >= 2 and not model.training
+    raw = torch.from_numpy(example)
+    with _quiet():
+        program = torch.export.export(
+            model, (raw,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+        )
+        for node in program.graph.nodes:
+            # Paths of source files, which are nobody's business and differ between machines.
+            node.meta.pop("stack_trace", None)
+        exported = io.BytesIO()
+        torch.export.save(program, exported)
+        traced = io.BytesIO()
+        torch.jit.save(torch.jit.trace(model, (raw,)), traced)
+        onnx_program = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[input_name],
+            output_names=_OUTPUTS,
+            external_data=False,
+            verbose=False,
+        )
+    assert onnx_program is not None
+    proto = onnx_program.model_proto
+    _tidy(proto)
+    weights = io.BytesIO()
+    torch.save(model.network.state_dict(), weights)
+    return Exported(
+        files={
+            STATE_DICT: weights.getvalue(),
+            ONNX: proto.SerializeToString(deterministic=True),
+            TORCHSCRIPT: _without_debug_files(traced.getvalue()),
+            EXPORT: exported.getvalue(),
+        },
+        onnx_opset=next(entry.version for entry in proto.opset_import if not entry.domain),
+    )
+
+
+def _tidy(proto: onnx.ModelProto) -> None:
+    """Check the ONNX model, name its batch dimension, drop source paths from its metadata."""
+    onnx.checker.check_model(proto, full_check=True)
+    outside = [
+        tensor.name
+        for tensor in proto.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    if outside:
+        raise ParityError(f"{ONNX}: expected one self-contained file, {outside} lie outside it")
+    symbol = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    graph = proto.graph
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param == symbol:
+                dimension.dim_param = _BATCH
+        del value.metadata_props[:]
+    for item in [*graph.node, *graph.initializer, *proto.functions, graph, proto]:
+        del item.metadata_props[:]
+        item.doc_string = ""
+
+
+def _without_debug_files(payload: bytes) -> bytes:
+    """A TorchScript archive without its source maps, which hold the paths of source files."""
+    output = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(payload)) as source, zipfile.ZipFile(output, "w") as target:
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                clean = zipfile.ZipInfo(entry.filename)
+                target.writestr(clean, source.read(entry))
+    return output.getvalue()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporters say to their own developers."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        # torch.jit's FutureWarning, tracer warnings, onnxscript's deprecations.
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

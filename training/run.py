@@ -1,0 +1,195 @@
+"""One run, from a recipe to a released bundle: data, training, metrics, export, gate, release.
+
+parityline train digits
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from artifacts.backends import Model, run_module
+from artifacts.bundle import Bundle, Golden, write_bundle
+from artifacts.devices import resolve_device
+from artifacts.manifest import GOLDEN, PARITY, REPORT, Manifest, Metrics, input_name
+from artifacts.networks import DeployedClassifier, Preprocess, build_network
+from artifacts.references import promote as promote_bundle
+from training.data import Dataset, load_dataset, preprocessing
+from training.export import export_model
+from training.fit import Fit, fit, probabilities_of
+from training.gate import parity_gate, summary, synthetic_rows
+from training.metrics import classification_metrics, confusion_matrix
+from training.progress import epoch_display
+from training.recipe import Recipe
+from training.report import encode_parity, render_report
+
+GOLDEN_ROWS = 256
+_GOLDEN_BYTES = 4 * 2**20
+_PACKAGES = ("parityline", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "pillow")
+
+
+def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bundle:
+    """Train `recipe` and release the bundle into `store`.
+
+    Until the last step, which is one rename, the store holds nothing of it.
+    Raises DataError, DeviceError, ParityError or BundleError, each with one line for its reader.
+    """
+    began = time.perf_counter()
+    device = resolve_device(recipe.train.device)
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
+    dataset = load_dataset(recipe.data)
+    rows = ", ".join(f"{len(part)} {name}" for name, part in dataset.parts.items())
+    _say(console, f"data: {dataset.source}: {rows}; {len(dataset.labels)} classes")
+
+    torch.manual_seed(recipe.train.seed)
+    network = build_network(recipe.model, dataset.input.shape, len(dataset.labels))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    _say(console, f"model: {recipe.model.kind}, {parameters:,} parameters")
+    _say(console, f"device: {_device_name(device)}")
+    model = DeployedClassifier(
+        Preprocess(preprocessing(dataset), dataset.input.shape), network, temperature=1.0
+    ).to(device)
+    with epoch_display(console, recipe.train.epochs) as show:
+        fitted = fit(
+            network, model.preprocess, dataset.train, dataset.validation,
+            recipe.train, torch.device(device), show,
+        )  # fmt: skip
+    _say(console, _fit_line(fitted))
+
+    model.eval()
+    probabilities = {
+        name: probabilities_of(model, part.raw) for name, part in dataset.parts.items()
+    }
+    metrics = {
+        name: classification_metrics(probabilities[name], part.labels)
+        for name, part in dataset.parts.items()
+    }
+    for name, figures in metrics.items():
+        _say(console, f"{name}: {_metrics_line(figures)}")
+
+    model.cpu()
+    name = input_name(dataset.input)
+    exported = export_model(model, dataset.train.raw[:16], name)
+    eager = run_module(model, "cpu")
+    held_out = np.concatenate([dataset.validation.raw, dataset.test.raw])
+    parity = parity_gate(
+        eager, exported.files, held_out, dataset.input, recipe.export.max_batch_size,
+        lambda line: _say(console, line),
+    )  # fmt: skip
+    for file, result in summary(parity).items():
+        _say(
+            console,
+            f"gate: {file} agrees with eager: largest difference {result.max_abs_diff:.2g} "
+            f"over {result.rows} answers, {result.label_disagreements} other labels",
+        )
+
+    draft = Manifest(
+        name=recipe.name,
+        version="",
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        task="binary" if len(dataset.labels) == 2 else "multiclass",
+        labels=dataset.labels,
+        input=dataset.input,
+        preprocessing=model.preprocess.steps,
+        network=recipe.model,
+        parameters=parameters,
+        temperature=model.temperature,
+        max_batch_size=recipe.export.max_batch_size,
+        metrics=metrics,
+        recipe=recipe.model_dump(mode="json"),
+        seed=recipe.train.seed,
+        data=dataset.info(),
+        packages=_package_versions(),
+        commit=_commit(),
+        onnx_opset=exported.onnx_opset,
+        parity=summary(parity),
+        files={},
+    )
+    confusion = confusion_matrix(
+        probabilities["test"].argmax(axis=1), dataset.test.labels, len(dataset.labels)
+    )
+    files = {
+        **exported.files,
+        GOLDEN: _golden(eager, dataset, recipe).encode(),
+        PARITY: encode_parity(parity),
+        REPORT: render_report(draft, fitted, parity, confusion).encode(),
+    }
+    bundle = write_bundle(store, draft, files)
+    _say(console, f"released: {bundle.manifest.reference} ({bundle.path})")
+    if promote:
+        promote_bundle(store, bundle.manifest.reference)
+        _say(console, f"promoted: {bundle.manifest.name} now means this version")
+    _say(console, f"seconds: {time.perf_counter() - began:.1f}")
+    return bundle
+
+
+def _golden(eager: Model, dataset: Dataset, recipe: Recipe) -> Golden:
+    """Rows spread evenly over the test part, or made ones, with eager's answers."""
+    bytes_per_row = dataset.test.raw[0].nbytes
+    most = max(16, min(GOLDEN_ROWS, _GOLDEN_BYTES // bytes_per_row))
+    if recipe.export.golden == "synthetic":
+        raw = synthetic_rows(dataset.input, most)
+        labels = np.full(len(raw), -1, dtype=np.int64)
+    else:
+        rows = np.unique(np.linspace(0, len(dataset.test) - 1, most).astype(np.int64))
+        raw, labels = dataset.test.raw[rows], dataset.test.labels[rows]
+    logits, probabilities = eager(raw)
+    return Golden(raw, logits, probabilities, labels)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        return f"cuda ({torch.cuda.get_device_name()})"
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def _fit_line(fitted: Fit) -> str:
+    stopped = "stopped early, " if fitted.stopped_early else ""
+    seconds = sum(record.seconds for record in fitted.history)
+    return (
+        f"trained: {len(fitted.history)} epochs in {seconds:.1f} s, {stopped}"
+        f"best validation loss in epoch {fitted.best_epoch}, whose weights are kept"
+    )
+
+
+def _metrics_line(metrics: Metrics) -> str:
+    accuracy, loss = metrics.accuracy, metrics.log_loss
+    return (
+        f"accuracy {accuracy.value:.4f} [{accuracy.low:.4f}, {accuracy.high:.4f}], "
+        f"log loss {loss.value:.4f} [{loss.low:.4f}, {loss.high:.4f}]  (95%, n = {metrics.rows})"
+    )
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        for name in (package, f"{package}-gpu"):
+            try:
+                versions[package] = importlib.metadata.version(name)
+                break
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    return versions
+
+
+def _commit() -> str | None:
+    """The commit of the working directory, "+changes" where files differ from it."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip() or None
