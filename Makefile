@@ -23,7 +23,7 @@ $(READY): requirements.lock pyproject.toml Makefile
 
 # Serves what was promoted as "digits" before, if anything was.
 serve: $(READY)
-	@test -f artifacts/store/digits/promoted || $(BIN)/parityline train digits
+	@test -f "$${PARITYLINE_STORE:-artifacts/store}/digits/promoted" || $(BIN)/parityline train digits
 	PARITYLINE_BUNDLE=$${PARITYLINE_BUNDLE:-digits} $(BIN)/bentoml serve --port $(PORT)
 
 test: lint

@@ -63,8 +63,9 @@ def compare(
     close = (difference <= allowed).all(axis=1)
     limit = PROBABILITY[device] + RELATIVE * np.abs(logits).max(axis=1) / 2
     close &= (np.abs(found_p - probabilities) <= limit[:, np.newaxis]).all(axis=1)
-    ordered = np.sort(logits, axis=1)
-    decided = ordered[:, -1] - ordered[:, -2] > allowed.max(axis=1)
+    top_two = np.argsort(logits, axis=1)[:, -2:]
+    margin = np.diff(np.take_along_axis(logits, top_two, axis=1), axis=1)[:, 0]
+    decided = margin > np.take_along_axis(allowed, top_two, axis=1).max(axis=1)
     other_label = decided & (found.argmax(axis=1) != logits.argmax(axis=1))
     other_label |= decided & (found_p.argmax(axis=1) != logits.argmax(axis=1))
     bad = np.flatnonzero(~close | other_label)

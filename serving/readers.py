@@ -113,7 +113,10 @@ def _read_csv(path: Path, spec: ImageInput | TableInput, most: int) -> Iterator[
                 numbers = np.arange(start, start + len(table) + len(ragged))
                 rows = np.setdiff1d(numbers, list(ragged))[: len(table)]
                 start = int(rows[-1]) + 1
-                yield _encode(path, rows, table, spec)
+                chunk = _encode(path, rows, table, spec)
+                passed_by = sorted(row for row in ragged if row < start)
+                chunk.rejected.extend((row, ragged.pop(row)) for row in passed_by)
+                yield chunk
     if ragged:
         empty = np.empty((0, *spec.shape))
         yield Chunk(np.arange(0), empty, pa.table({}), sorted(ragged.items()))

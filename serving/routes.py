@@ -92,7 +92,7 @@ def build_app() -> Starlette:
         Route("/predict/image", predict_image, methods=["POST"]),
         Route("/model", describe_model, methods=["GET"]),
         Route("/docs.json", describe_api, methods=["GET"]),
-        Route("/{path:unclaimed}", not_found, methods=_METHODS),
+        Route("/{path:unclaimed}", no_route, methods=_METHODS),
     ]
     return Starlette(
         routes=routes,
@@ -145,8 +145,14 @@ async def describe_api(request: Request) -> Response:
     return _json(request.app.state.model.openapi)
 
 
-async def not_found(request: Request) -> Response:
-    """Any other path."""
+async def no_route(request: Request) -> Response:
+    """Any other path, or another method on one of ours."""
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.path == request.url.path:
+            allowed = ", ".join(sorted(route.methods or ()))
+            raise HTTPException(
+                405, f"{route.path} takes {allowed}, not {request.method}", {"Allow": allowed}
+            )
     raise HTTPException(404, f"no route {request.url.path}; see /docs.json")
 
 

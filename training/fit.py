@@ -164,7 +164,7 @@ def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float
     """
     warmup = round(config.warmup * steps_per_epoch)
     if step < warmup:
-        return config.lr * (step + 1) / warmup
+        return config.lr * ((step + 1) / warmup)
     if config.schedule == "constant":
         return config.lr
     total = config.epochs * steps_per_epoch

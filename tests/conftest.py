@@ -1,0 +1,155 @@
+"""Small real models, trained once a session, and real `bentoml serve` processes."""
+
+from __future__ import annotations
+
+import os
+
+# Tiny models: a second thread costs more than it brings, most of all on a busy machine.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parent.parent
+QUICK_DIGITS = ["train.epochs=6", "model.hidden=[48,24]", "export.max_batch_size=256"]
+QUICK_CANCER = ["train.epochs=10", "export.max_batch_size=128"]
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a released `digits` and `breast-cancer`, small but trained on real data."""
+    from rich.console import Console
+
+    from training.recipe import load_recipe
+    from training.run import run
+
+    folder = tmp_path_factory.mktemp("store")
+    for name, overrides in (("digits", QUICK_DIGITS), ("breast-cancer", QUICK_CANCER)):
+        run(load_recipe(name, overrides), folder, promote=True, console=Console(quiet=True))
+    return folder
+
+
+@pytest.fixture
+def use_store(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`store` as $PARITYLINE_STORE."""
+    monkeypatch.setenv("PARITYLINE_STORE", str(store))
+    return store
+
+
+@pytest.fixture(scope="session")
+def digits(store: Path):
+    """The predictor of the small digits model."""
+    from artifacts.bundle import read_bundle
+    from artifacts.predictor import open_predictor
+    from artifacts.references import resolve
+
+    bundle = read_bundle(resolve(store, "digits"))
+    return open_predictor(bundle, backend="onnx", device="cpu", threads=1)
+
+
+@pytest.fixture(scope="session")
+def cancer(store: Path):
+    """The predictor of the small breast-cancer model."""
+    from artifacts.bundle import read_bundle
+    from artifacts.predictor import open_predictor
+    from artifacts.references import resolve
+
+    bundle = read_bundle(resolve(store, "breast-cancer"))
+    return open_predictor(bundle, backend="onnx", device="cpu", threads=1)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `bentoml serve`."""
+
+    url: str
+    process: subprocess.Popen[str]
+    log: Path
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_server(log: Path, **environment: str) -> Server:
+    """`bentoml serve` with these variables, not waited for."""
+    port = free_port()
+    command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Classifier"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "BENTOML_DO_NOT_TRACK": "true", **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    return Server(f"http://127.0.0.1:{port}", process, log)
+
+
+def wait_until_ready(server: Server, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert server.process.poll() is None, server.log.read_text()
+        try:
+            if httpx.get(f"{server.url}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError(f"not ready in {seconds} s:\n{server.log.read_text()}")
+
+
+def stop_server(server: Server) -> int:
+    if server.process.poll() is None:
+        server.process.send_signal(signal.SIGTERM)
+    return server.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def serve(
+    store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Server]]:
+    """A function from a bundle's name to its running server, started once."""
+    servers: dict[str, Server] = {}
+    logs = tmp_path_factory.mktemp("logs")
+
+    def running(name: str) -> Server:
+        if name not in servers:
+            servers[name] = start_server(
+                logs / f"{name}.log", PARITYLINE_STORE=str(store), PARITYLINE_BUNDLE=name
+            )
+            wait_until_ready(servers[name])
+        return servers[name]
+
+    yield running
+    for server in servers.values():
+        stop_server(server)
+
+
+def parityline(
+    *arguments: str, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "parityline", *arguments],
+        cwd=cwd or ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )

@@ -1,0 +1,186 @@
+"""The command line in processes of its own: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from artifacts.pixels import encode_png
+from artifacts.predictor import Predictor
+from artifacts.references import list_bundles
+from tests.conftest import ROOT, parityline
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    overview = parityline("--help")
+    assert overview.returncode == 0
+    for command in ("recipes", "train", "verify", "show", "promote", "list", "serve", "score"):
+        assert command in overview.stdout
+        result = parityline(command, "--help")
+        assert result.returncode == 0
+        assert f"Example: parityline {command}" in result.stdout.replace("`", "")
+
+
+def test_recipes_are_listed_one_a_line() -> None:
+    result = parityline("recipes")
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "breast-cancer", "digits", "fashion-mnist", "mnist",
+    ]  # fmt: skip
+
+
+def test_show_list_verify_and_promote_speak_of_the_bundle(store: Path, digits: Predictor) -> None:
+    environment = {"PARITYLINE_STORE": str(store)}
+    reference = digits.manifest.reference
+    listed = parityline("list", **environment)
+    assert f"* {reference}" in listed.stdout
+    shown = parityline("show", "digits", **environment)
+    assert shown.returncode == 0
+    for part in (reference, "8 x 8", "accuracy", "model.onnx", "multiclass"):
+        assert part in shown.stdout
+    for backend in ("onnx", "torchscript", "export", "eager"):
+        verified = parityline("verify", reference, "--backend", backend, **environment)
+        assert verified.returncode == 0, verified.stderr
+        assert "7 files are as released" in verified.stdout
+        assert f"{backend} on cpu: " in verified.stdout
+    promoted = parityline("promote", reference, **environment)
+    assert promoted.returncode == 0 and digits.manifest.version in promoted.stdout
+
+
+def test_score_writes_parts_and_says_how_many(
+    store: Path, digits: Predictor, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "x.npz", x=digits.golden.raw)
+    arguments = ["score", "digits", str(tmp_path / "x.npz"), "--out", str(tmp_path / "out")]
+    result = parityline(*arguments, PARITYLINE_STORE=str(store))
+    assert result.returncode == 0, result.stderr
+    rows = len(digits.golden.raw)
+    assert f"{rows} rows in, {rows} scored, 0 rejected" in result.stdout
+    again = parityline(*arguments, PARITYLINE_STORE=str(store))
+    assert again.returncode == 1 and "expected a new or empty folder" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["train", "digit"], 1, "no recipe named 'digit'; there are: "),
+        (["train", "none.toml"], 1, "recipe none.toml: cannot be read"),
+        (["train", "digits", "--set", "train.epoch=3"], 1, "unknown key train.epoch; allowed"),
+        (["train", "digits", "--set", "epochs"], 1, "expected key=value"),
+        (["train", "digits", "--data", "x"], 1, "digits is embedded"),
+        (["train", "mnist", "--data", "nowhere"], 1, "data folder nowhere: expected a directory"),
+        (["train", "digits", "--name", "a/b"], 1, "name: "),
+        (["train", "digits", "--set", "train.device=cuda"], 1, "device cuda was asked for"),
+        (["train", "digits", "--set", "data.val_fraction=0.9"], 1, "leave no rows for training"),
+        (["verify", "nothing"], 1, "no bundle named 'nothing'"),
+        (["verify", "./nothing"], 1, "nothing: no bundle there"),
+        (["verify", "digits", "--backend", "trt"], 1, "backend: expected one of onnx"),
+        (["verify", "digits", "--device", "tpu"], 1, "device: expected one of auto, cpu, cuda"),
+        (["verify", "digits", "--device", "cuda"], 1, "device cuda was asked for"),
+        (["promote", "digits"], 1, "expected NAME@VERSION"),
+        (["score", "digits", "none.npz", "--out", "o"], 1, "none.npz: expected a file"),
+        (["nonsense"], 2, "No such command"),
+        (["train"], 2, "Missing argument"),
+        (["train", "digits", "--what"], 2, "No such option"),
+        (["score", "digits", "x.npz"], 2, "Missing option"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_status(
+    store: Path, arguments: list[str], status: int, message: str
+) -> None:
+    result = parityline(*arguments, PARITYLINE_STORE=str(store), CUDA_VISIBLE_DEVICES="")
+    assert result.returncode == status, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    if status == 1:
+        assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+def test_a_loss_that_is_no_number_ends_training_with_what_to_try(tmp_path: Path) -> None:
+    result = parityline(
+        "train", "digits", "--set", "train.lr=1e30", "--set", "train.optimizer=sgd",
+        "--set", "model.batch_norm=false", PARITYLINE_STORE=str(tmp_path),
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "the loss became" in result.stderr and "epoch 1" in result.stderr
+    assert "try a lower train.lr" in result.stderr
+    assert list_bundles(tmp_path) == {}
+
+
+def test_training_the_same_again_gives_the_same_version(tmp_path: Path) -> None:
+    arguments = ["train", "digits", "--set", "train.epochs=1", "--set", "model.hidden=[8]"]
+    versions = []
+    for name in ("one", "two"):
+        result = parityline(*arguments, "--no-promote", PARITYLINE_STORE=str(tmp_path / name))
+        assert result.returncode == 0, result.stderr
+        assert "device: cpu" in result.stdout
+        assert "promoted" not in result.stdout
+        versions.append(list_bundles(tmp_path / name)["digits"])
+    assert versions[0] == versions[1] and len(versions[0]) == 1
+
+
+def test_a_synthetic_golden_holds_no_real_row(tmp_path: Path, digits: Predictor) -> None:
+    from artifacts.bundle import read_bundle
+    from artifacts.references import resolve
+
+    result = parityline(
+        "train", "digits", "--set", "train.epochs=1", "--set", "model.hidden=[8]",
+        "--set", "export.golden=synthetic", "--name", "private", PARITYLINE_STORE=str(tmp_path),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    golden = read_bundle(resolve(tmp_path, "private")).golden()
+    assert (golden.labels == -1).all()
+    real = {row.tobytes() for row in digits.golden.raw}
+    assert not real & {row.tobytes() for row in golden.raw}
+
+
+def test_the_python_api_predicts_pictures_and_rows(
+    use_store: Path, digits: Predictor, cancer: Predictor
+) -> None:
+    from artifacts import DataError, open_bundle
+
+    pictures = open_bundle("digits")
+    answer = pictures.predict([encode_png(pixels) for pixels in digits.golden.raw[:5]])
+    np.testing.assert_array_equal(answer.probabilities, digits.run(digits.golden.raw[:5])[1])
+    assert answer.label == [digits.manifest.labels[index] for index in answer.index]
+    with pytest.raises(DataError, match="row 1: expected a picture"):
+        pictures.predict([encode_png(digits.golden.raw[0]), b"x"])
+    table = open_bundle("breast-cancer")
+    names = [column.name for column in cancer.manifest.input.columns]
+    columns = dict(zip(names, cancer.golden.raw.T.tolist(), strict=True))
+    np.testing.assert_array_equal(
+        table.predict(columns).probabilities, cancer.run(cancer.golden.raw)[1]
+    )
+    columns[names[3]][2] = "many"
+    with pytest.raises(DataError, match="row 2: column 'mean area': expected a number"):
+        table.predict(columns)
+
+
+def test_a_row_count_beyond_the_largest_batch_changes_no_bit(digits: Predictor) -> None:
+    raw = np.tile(digits.golden.raw, (3, 1, 1, 1))
+    _, probabilities = digits.run(raw)
+    np.testing.assert_array_equal(probabilities, np.tile(digits.run(digits.golden.raw)[1], (3, 1)))
+    assert digits.run(raw[:0])[1].shape == (0, 10)
+
+
+def test_ctrl_c_during_training_leaves_nothing(tmp_path: Path) -> None:
+    import signal
+
+    command = [sys.executable, "-m", "parityline", "train", "digits"]
+    with subprocess.Popen(
+        [*command, "--set", "train.epochs=100000", "--set", "train.patience=100000"],
+        cwd=ROOT, env={**os.environ, "PARITYLINE_STORE": str(tmp_path / "store")},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert any(line.startswith("epoch") for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode in (1, 130)
+    assert "Traceback" not in errors
+    assert list_bundles(tmp_path / "store") == {}

@@ -1,0 +1,271 @@
+"""Promises 1 and 2: the gate, and one answer for a row whatever batch it is in."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+from torch import nn
+
+from artifacts.backends import open_onnx, run_module
+from artifacts.bundle import Bundle
+from artifacts.errors import ParityError
+from artifacts.manifest import (
+    ONNX,
+    STATE_DICT,
+    Clip,
+    Column,
+    Fill,
+    ImageInput,
+    LinearNetwork,
+    MlpNetwork,
+    Normalize,
+    Scale,
+    TableInput,
+)
+from artifacts.networks import DeployedClassifier, Preprocess, build_network
+from artifacts.parity import compare, one_answer, run_in_batches
+from artifacts.predictor import Predictor
+from training.export import export_model
+from training.gate import edge_inputs, parity_gate, summary
+
+IMAGE = ImageInput(channels=1, height=6, width=5)
+TABLE = TableInput(
+    columns=(
+        Column(name="a", low=-1, high=1, typical=0),
+        Column(name="b", low=1e9, high=2e9, typical=1.5e9, missing="fill"),
+        Column(name="c", low=0, high=1e-6, typical=1e-7),
+    )
+)
+IMAGE_STEPS = (Scale(factor=1 / 255), Normalize(mean=(0.5,), std=(0.3,)))
+TABLE_STEPS = (
+    Fill(values=(0.0, 1.5e9, 1e-7)),
+    Normalize(mean=(0.1, 1.4e9, 1e-7), std=(0.6, 3e8, 3e-7)),
+    Clip(limit=30.0),
+)
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def random_model(spec, steps, network_config, classes: int, seed: int = 0) -> DeployedClassifier:
+    """Weights and batch statistics far from their initial values."""
+    torch.manual_seed(seed)
+    network = build_network(network_config, spec.shape, classes)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.2, 3)
+            nn.init.normal_(module.weight, 1, 0.3)
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.bias)
+    return DeployedClassifier(Preprocess(steps, spec.shape), network, 1.3).eval()
+
+
+def rows_of(spec, count: int, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    if isinstance(spec, ImageInput):
+        return generator.integers(0, 256, (count, *spec.shape), dtype=np.uint8)
+    low = np.array([column.low for column in spec.columns])
+    high = np.array([column.high for column in spec.columns])
+    return low + (high - low) * generator.random((count, len(low)))
+
+
+CASES = [
+    (IMAGE, IMAGE_STEPS, MlpNetwork(hidden=(33, 7)), 10),
+    (IMAGE, IMAGE_STEPS, LinearNetwork(), 3),
+    (IMAGE, IMAGE_STEPS, MlpNetwork(hidden=(16,), activation="gelu", batch_norm=False), 2),
+    (TABLE, TABLE_STEPS, MlpNetwork(hidden=(20, 9), activation="silu"), 2),
+    (TABLE, TABLE_STEPS, MlpNetwork(hidden=(12,), activation="tanh", dropout=0.0), 4),
+    (TABLE, TABLE_STEPS, LinearNetwork(), 2),
+]
+
+
+@pytest.mark.parametrize(("spec", "steps", "network", "classes"), CASES)
+def test_every_kind_of_model_passes_the_gate_in_all_formats(
+    spec, steps, network, classes: int
+) -> None:
+    model = random_model(spec, steps, network, classes)
+    name = "images" if spec.kind == "image" else "cells"
+    exported = export_model(model, rows_of(spec, 16), name)
+    held_out = rows_of(spec, 150, seed=1)
+    report = parity_gate(run_module(model, "cpu"), exported.files, held_out, spec, 100, quiet)
+    assert set(report["formats"]) == {"model.onnx", "model.ts", "model.pt2"}
+    for by_size in report["formats"].values():
+        assert list(by_size) == ["1", "2", "7", "64", "100"]
+        assert all(entry["rows"] == 150 + 64 for entry in by_size.values())
+    assert summary(report)["model.onnx"].rows == 5 * 214
+    opened = onnx.load_from_string(exported.files[ONNX])
+    assert [entry.version for entry in opened.opset_import] == [exported.onnx_opset]
+    assert [value.name for value in opened.graph.input] == [name]
+    assert opened.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert [value.name for value in opened.graph.output] == ["logits", "probabilities"]
+
+
+def gated(files: dict[str, bytes], model: DeployedClassifier) -> None:
+    parity_gate(run_module(model, "cpu"), files, rows_of(IMAGE, 70), IMAGE, 64, quiet)
+
+
+def test_a_format_that_answers_differently_is_named_with_row_and_values() -> None:
+    model = random_model(IMAGE, IMAGE_STEPS, MlpNetwork(hidden=(8,)), 3)
+    good = export_model(model, rows_of(IMAGE, 4), "images").files
+    gated(good, model)
+    other = random_model(IMAGE, IMAGE_STEPS, MlpNetwork(hidden=(8,)), 3, seed=1)
+    wrong = export_model(other, rows_of(IMAGE, 4), "images").files
+    for name in ("model.onnx", "model.ts", "model.pt2"):
+        with pytest.raises(ParityError, match=rf"^{name} differs .* batch size 1: row 0: expected"):
+            gated({**good, name: wrong[name]}, model)
+
+
+def test_one_weight_off_by_a_hundredth_is_caught() -> None:
+    model = random_model(IMAGE, IMAGE_STEPS, MlpNetwork(hidden=(8,), batch_norm=False), 3)
+    files = export_model(model, rows_of(IMAGE, 4), "images").files
+    proto = onnx.load_from_string(files[ONNX])
+    bias = next(t for t in proto.graph.initializer if list(t.dims) == [3])
+    changed = numpy_helper.to_array(bias) + np.array([0, 0.01, 0], dtype=np.float32)
+    bias.CopyFrom(numpy_helper.from_array(changed.astype(np.float32), bias.name))
+    with pytest.raises(ParityError, match=r"model\.onnx differs"):
+        gated({**files, ONNX: proto.SerializeToString()}, model)
+
+
+class Skewed(nn.Module):
+    """Answers differently from its siblings at one batch size alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, probabilities = self.model(raw)
+        return logits + (0.1 if len(raw) == 7 else 0.0), probabilities
+
+
+def test_a_format_that_is_wrong_at_one_batch_size_is_caught() -> None:
+    model = random_model(IMAGE, IMAGE_STEPS, MlpNetwork(hidden=(8,)), 3)
+    files = export_model(model, rows_of(IMAGE, 4), "images").files
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # torch.jit is deprecated, and warns of the very branch that this test is about.
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(Skewed(torch.jit.trace(model, torch.zeros(2, 1, 6, 5))))
+        torch.jit.save(scripted, buffer)
+    with pytest.raises(ParityError, match=r"model\.ts differs from eager at batch size 7"):
+        gated({**files, "model.ts": buffer.getvalue()}, model)
+
+
+def test_an_operation_whose_bits_depend_on_the_batch_is_not_released() -> None:
+    model = random_model(IMAGE, IMAGE_STEPS, MlpNetwork(hidden=(33, 20)), 10)
+    for index, layer in enumerate(model.network):
+        if isinstance(layer, nn.ReLU):
+            model.network[index] = nn.Mish()
+    files = export_model(model, rows_of(IMAGE, 4), "images").files
+    with pytest.raises(ParityError, match=r"model\.onnx: answers depend on the batch: row \d+"):
+        parity_gate(run_module(model, "cpu"), files, rows_of(IMAGE, 500), IMAGE, 256, quiet)
+
+
+def test_a_model_that_answers_no_number_is_not_released() -> None:
+    model = random_model(TABLE, TABLE_STEPS[:2], LinearNetwork(), 2)
+    files = export_model(model, rows_of(TABLE, 4), "cells").files
+    with pytest.raises(ParityError, match="edge input .*: logits are not finite"):
+        parity_gate(run_module(model, "cpu"), files, rows_of(TABLE, 70), TABLE, 64, quiet)
+
+
+def answers(logits: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    array = np.array(logits, dtype=np.float64)
+    exponents = np.exp(array - array.max(axis=1, keepdims=True))
+    return array, exponents / exponents.sum(axis=1, keepdims=True)
+
+
+@given(
+    logits=st.lists(st.floats(-50, 50), min_size=3, max_size=3),
+    factor=st.floats(-0.9, 0.9),
+    beyond=st.floats(1.5, 100),
+)
+def test_what_is_within_tolerance_agrees_and_what_is_beyond_does_not(
+    logits: list[float], factor: float, beyond: float
+) -> None:
+    allowed = 1e-4 + 1e-3 * np.abs(np.array(logits))
+    ordered = np.sort(logits)
+    expected = answers([logits])
+    if ordered[2] - ordered[1] > 2 * allowed.max():
+        assert not compare(expected, answers([logits + factor * allowed]), "cpu").failures
+    moved = np.array(logits)
+    moved[0] += beyond * allowed[0]
+    result = compare(expected, answers([moved]), "cpu")
+    assert len(result.failures) == 1
+    assert result.max_abs_diff == pytest.approx(beyond * allowed[0], rel=1e-6)
+
+
+def test_a_flipped_label_and_no_number_never_agree() -> None:
+    expected = answers([[1.0, 0.999, -3.0]])
+    # Margin 1e-3 and tolerance 1.1e-3: a tie, which may fall either way.
+    assert not compare(expected, answers([[0.9995, 0.9996, -3.0]]), "cpu").failures
+    decided = answers([[1.0, 0.998, -3.0]])
+    flipped = compare(decided, answers([[0.99895, 0.99905, -3.0]]), "cpu")
+    assert flipped.label_disagreements == 1 and flipped.failures
+    for bad in (np.nan, np.inf):
+        logits, probabilities = answers([[1.0, 0.0, 0.0]])
+        spoiled = logits.copy()
+        spoiled[0, 2] = bad
+        assert compare((logits, probabilities), (spoiled, probabilities), "cpu").failures
+        assert compare((logits, probabilities), (logits, probabilities * bad), "cpu").failures
+
+
+def test_edge_inputs_are_the_ranges_ends_and_beyond() -> None:
+    images = edge_inputs(IMAGE)
+    assert images.dtype == np.uint8 and images.shape == (64, 1, 6, 5)
+    assert (images[0] == 0).all() and (images[1] == 255).all()
+    table = edge_inputs(TABLE)
+    assert np.isnan(table[:, 1]).any() and not np.isnan(table[:, [0, 2]]).any()
+    assert np.abs(table[~np.isnan(table)]).max() > 1e300
+    np.testing.assert_array_equal(table, edge_inputs(TABLE))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    hidden=st.lists(st.integers(1, 70), min_size=1, max_size=3),
+    activation=st.sampled_from(["relu", "leaky_relu", "gelu", "silu", "tanh"]),
+    classes=st.integers(2, 17),
+    batch_norm=st.booleans(),
+    sizes=st.lists(st.integers(1, 200), min_size=2, max_size=4, unique=True),
+)
+def test_a_row_has_the_same_bits_in_every_batch(
+    hidden: list[int], activation: str, classes: int, batch_norm: bool, sizes: list[int]
+) -> None:
+    """Promise 2, for every network that a recipe can describe, in ONNX Runtime on CPU."""
+    network = MlpNetwork(hidden=tuple(hidden), activation=activation, batch_norm=batch_norm)
+    model = random_model(IMAGE, IMAGE_STEPS, network, classes)
+    onnx_model = open_onnx(export_onnx_alone(model), "cpu")
+    raw = rows_of(IMAGE, 200)
+    assert one_answer(onnx_model, raw, tuple(sizes)) is None
+    shuffled = np.random.default_rng(1).permutation(200)
+    first = run_in_batches(onnx_model, raw, sizes[0])[1]
+    second = run_in_batches(onnx_model, raw[shuffled], sizes[1])[1]
+    np.testing.assert_array_equal(first[shuffled], second)
+
+
+def export_onnx_alone(model: DeployedClassifier) -> bytes:
+    return export_model(model, rows_of(IMAGE, 4), "images").files[ONNX]
+
+
+def test_large_cells_keep_their_precision() -> None:
+    """Cells are float64 until they are standardised: in float32, 1e9 + 1 is 1e9."""
+    model = random_model(TABLE, (Normalize(mean=(0, 1e9, 0), std=(1, 1, 1)),), LinearNetwork(), 2)
+    run = open_onnx(export_model(model, rows_of(TABLE, 4), "cells").files[ONNX], "cpu")
+    logits, _ = run(np.array([[0, 1e9, 0], [0, 1e9 + 1, 0]], dtype=np.float64))
+    assert abs(logits[0, 1] - logits[1, 1]) > 1e-3
+
+
+def test_the_state_dict_is_the_networks_alone(digits: Predictor) -> None:
+    bundle: Bundle = digits.bundle
+    weights = torch.load(io.BytesIO(bundle.read(STATE_DICT)), weights_only=True, map_location="cpu")
+    assert all(key[0].isdigit() for key in weights)

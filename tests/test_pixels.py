@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from artifacts.errors import DataError
+from artifacts.manifest import ImageInput
+from artifacts.pixels import check_pixels, decode_image, encode_png
+
+GRAY = ImageInput(channels=1, height=8, width=8)
+COLOUR = ImageInput(channels=3, height=4, width=6)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+@given(pixels=hnp.arrays(np.uint8, (1, 8, 8)), colour=hnp.arrays(np.uint8, (3, 4, 6)))
+def test_pixels_survive_their_png(pixels: np.ndarray, colour: np.ndarray) -> None:
+    np.testing.assert_array_equal(decode_image(encode_png(pixels), GRAY), pixels)
+    np.testing.assert_array_equal(decode_image(encode_png(colour), COLOUR), colour)
+
+
+def test_a_picture_is_turned_upright_by_its_exif_tag() -> None:
+    image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8), "L").convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = decode_image(
+        encoded(image, "PNG", exif=exif), ImageInput(channels=1, height=8, width=6)
+    )
+    np.testing.assert_array_equal(turned[0], np.rot90(np.asarray(image.convert("L")), -1))
+
+
+def test_sixteen_bits_become_eight_without_clipping() -> None:
+    wide = (np.arange(64, dtype=np.uint16) * 257).reshape(8, 8)
+    decoded = decode_image(encoded(Image.fromarray(wide)), GRAY)
+    np.testing.assert_array_equal(decoded[0], (wide // 257).astype(np.uint8))
+
+
+def test_transparency_lies_over_white() -> None:
+    rgba = np.zeros((4, 6, 4), dtype=np.uint8)
+    rgba[0, 0] = (10, 20, 30, 255)
+    decoded = decode_image(encoded(Image.fromarray(rgba, "RGBA")), COLOUR)
+    assert decoded[:, 0, 0].tolist() == [10, 20, 30]
+    assert (decoded[:, 1:] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
+def test_every_mode_becomes_the_models_pixels(mode: str) -> None:
+    base = Image.fromarray(np.full((8, 8), 255, dtype=np.uint8))
+    image = Image.new("I;16", (8, 8), 65535) if mode == "I;16" else base.convert(mode)
+    data = encoded(image, "JPEG" if mode == "CMYK" else "PNG")
+    for channels in (1, 3):
+        spec = ImageInput(channels=channels, height=8, width=8)
+        decoded = decode_image(data, spec)
+        assert decoded.shape == spec.shape and decoded.dtype == np.uint8
+        assert (decoded == 255).all()
+
+
+def test_another_size_is_cropped_in_the_middle_or_stretched() -> None:
+    wide = np.zeros((8, 24, 3), dtype=np.uint8)
+    wide[:, 8:16] = 200
+    data = encoded(Image.fromarray(wide))
+    crop = decode_image(data, ImageInput(channels=3, height=8, width=8))
+    assert (crop == 200).all()
+    stretched = decode_image(data, ImageInput(channels=3, height=8, width=8, fit="stretch"))
+    assert stretched.min() == 0 and stretched.max() == 200
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(20_000, 20_000), (2**31 - 1, 2**31 - 1), (50_001, 1000)])
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+    with pytest.raises(DataError, match="at most 50000000 pixels"):
+        decode_image(png_claiming(*size), GRAY)
+
+
+def test_what_is_no_picture_is_refused() -> None:
+    png = encoded(Image.new("L", (80, 80)))
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8))
+    jpeg = encoded(noise, "JPEG")
+    cases = [b"", b"no picture", png[:20], png[:60], jpeg[: len(jpeg) // 2], b"GIF89a" + bytes(30)]
+    for data in cases:
+        with pytest.raises(DataError, match="picture"):
+            decode_image(data, GRAY)
+    for kind in ("GIF", "TIFF", "BMP"):
+        with pytest.raises(DataError, match="expected a picture"):
+            decode_image(encoded(Image.new("L", (8, 8)), kind), GRAY)
+
+
+@given(data=st.binary(max_size=200), cut=st.integers(0, 400))
+def test_no_bytes_make_decoding_fail_otherwise(data: bytes, cut: int) -> None:
+    png = encode_png(np.arange(64, dtype=np.uint8).reshape(1, 8, 8))
+    for payload in (data, png[:cut] + data, png[: cut % 60] + data + png[cut % 60 + 5 :]):
+        with contextlib.suppress(DataError):
+            assert decode_image(payload, GRAY).shape == (1, 8, 8)
+
+
+def test_pixels_given_as_numbers_are_checked_not_repaired() -> None:
+    assert check_pixels(np.zeros((5, 8, 8), np.uint8), GRAY).shape == (5, 1, 8, 8)
+    assert check_pixels(np.zeros((5, 64), np.uint8), GRAY).shape == (5, 1, 8, 8)
+    assert check_pixels(np.zeros((5, 3, 4, 6), np.uint8), COLOUR).shape == (5, 3, 4, 6)
+    with pytest.raises(DataError, match="expected uint8 .*found float64"):
+        check_pixels(np.zeros((5, 8, 8)), GRAY)
+    for shape in ((), (8,), (5, 8, 9), (5, 4, 6, 3), (5, 2, 8, 8)):
+        with pytest.raises(DataError, match="expected shape"):
+            check_pixels(np.zeros(shape, np.uint8), COLOUR if len(shape) == 4 else GRAY)
