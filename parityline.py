@@ -8,6 +8,8 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
+from artifacts.backends import BackendName
+from artifacts.devices import DeviceChoice
 from artifacts.errors import ParitylineError
 
 app = typer.Typer(
@@ -19,14 +21,15 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+# What typer exits with after Ctrl-C.
+_INTERRUPTED = 130
+
 BundleArgument = Annotated[
     str, typer.Argument(metavar="BUNDLE", help="A path, NAME@VERSION, or NAME (its promoted one).")
 ]
-BackendOption = Annotated[
-    str, typer.Option("--backend", help="onnx, torchscript, export or eager.")
-]
+BackendOption = Annotated[BackendName, typer.Option("--backend", help="What runs the model.")]
 DeviceOption = Annotated[
-    str, typer.Option("--device", help="cpu, cuda, or auto: CUDA where there is one.")
+    DeviceChoice, typer.Option("--device", help="auto: CUDA where there is one.")
 ]
 
 
@@ -99,12 +102,10 @@ def show(bundle: BundleArgument) -> None:
 
     Example: `parityline show digits`
     """
-    from artifacts.bundle import read_bundle
-    from artifacts.references import resolve, store_path
+    from artifacts.references import open_reference, store_path
     from artifacts.summary import summary_lines
 
-    opened = read_bundle(resolve(store_path(), bundle))
-    for line in summary_lines(opened):
+    for line in summary_lines(open_reference(store_path(), bundle)):
         _print(line)
 
 
@@ -112,13 +113,16 @@ def show(bundle: BundleArgument) -> None:
 def promote(
     reference: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="The new meaning.")],
 ) -> None:
-    """Make NAME stand for one of its versions, after verifying it.
+    """Make NAME stand for one of its versions, after verifying it as `verify` does.
 
     Example: `parityline promote digits@0123456789ab`
     """
+    from artifacts import open_bundle
     from artifacts.references import promote as promote_bundle
     from artifacts.references import store_path
 
+    if "@" in reference:
+        open_bundle(reference, device="cpu")
     promote_bundle(store_path(), reference)
     name, _, version = reference.partition("@")
     _print(f"{name} now means {version}")
@@ -145,8 +149,12 @@ def serve(
     ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 3000,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    backend: BackendOption = "onnx",
-    device: DeviceOption = "auto",
+    backend: Annotated[
+        Optional[BackendName], typer.Option(help="By default $PARITYLINE_BACKEND, or onnx.")
+    ] = None,
+    device: Annotated[
+        Optional[DeviceChoice], typer.Option(help="By default $PARITYLINE_DEVICE, or auto.")
+    ] = None,
 ) -> None:
     """Serve a bundle over HTTP: the same service as `bentoml serve`.
 
@@ -216,9 +224,10 @@ def main() -> None:
     except ParitylineError as error:
         Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; nothing was left half-written")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            Console(stderr=True).print("interrupted; nothing was left half-written")
+        raise
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ ONNX Runtime is the default. torch is imported only by the three torch backends.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -17,11 +18,13 @@ from artifacts.bundle import Bundle
 from artifacts.devices import Device
 from artifacts.errors import BundleError, DeviceError
 from artifacts.manifest import EXPORT, ONNX, STATE_DICT, TORCHSCRIPT
+from artifacts.vetting import vet_export, vet_torchscript
 
 if TYPE_CHECKING:
     import torch
 
-BACKENDS = ("onnx", "torchscript", "export", "eager")
+BackendName = Literal["onnx", "torchscript", "export", "eager"]
+BACKENDS: tuple[str, ...] = get_args(BackendName)
 
 # raw [N, *input shape] -> (logits, probabilities), both float32 [N, K]; any N >= 1.
 Model = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -48,6 +51,11 @@ def open_backend(bundle: Bundle, backend: str, device: Device, threads: int) -> 
         ) from error
     torch.set_num_threads(threads)
     if device == "cuda":
+        if not torch.cuda.is_available():
+            raise DeviceError(
+                f"backend {backend!r} on cuda: this torch ({torch.__version__}) has no CUDA; "
+                "install its CUDA build, or take device cpu"
+            )
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
     if backend == "torchscript":
@@ -76,8 +84,7 @@ def open_onnx(payload: bytes, device: Device, threads: int = 1) -> Model:
         session = onnxruntime.InferenceSession(payload, options, providers=providers)
     # ONNX Runtime's exceptions share no base below Exception.
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise BundleError(f"{ONNX}: ONNX Runtime cannot load it on {device}: {first}") from error
+        raise BundleError(f"{ONNX}: cannot load it on {device}: {_first_line(error)}") from error
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise DeviceError(
             "ONNX Runtime could not make a CUDA session (its CUDA or cuDNN libraries do not "
@@ -98,6 +105,7 @@ def open_torchscript(payload: bytes, device: Device) -> Model:
     """`model.ts` in TorchScript's interpreter."""
     import torch
 
+    vet_torchscript(payload)
     with warnings.catch_warnings():
         # torch.jit is deprecated upstream since 2.14; model.pt2 is its successor.
         warnings.simplefilter("ignore")
@@ -106,7 +114,7 @@ def open_torchscript(payload: bytes, device: Device) -> Model:
                 io.BytesIO(payload), map_location=device
             )
         except RuntimeError as error:
-            raise BundleError(f"{TORCHSCRIPT}: torch.jit cannot load it: {error}") from error
+            raise BundleError(f"{TORCHSCRIPT}: cannot load it: {_first_line(error)}") from error
     return run_module(module.eval(), device)
 
 
@@ -114,19 +122,25 @@ def open_export(payload: bytes, device: Device) -> Model:
     """`model.pt2`: the torch.export program.
 
     torch.export.load falls back to unpickling anything where weights_only fails; the environment
-    variable holds it to weights and tensors.
+    variable holds it to tensors.
     """
     import torch
     from torch.export.passes import move_to_device_pass
 
+    vet_export(payload)
     previous = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    # It logs the traceback of what it raises.
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
         program = torch.export.load(io.BytesIO(payload))
     # torch.export.load documents no exceptions; a damaged archive raises many.
     except Exception as error:
-        raise BundleError(f"{EXPORT}: torch.export cannot load it: {error}") from error
+        raise BundleError(f"{EXPORT}: cannot load it: {_first_line(error)}") from error
     finally:
+        log.setLevel(level)
         if previous is None:
             del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
         else:
@@ -149,8 +163,14 @@ def _open_eager(bundle: Bundle, device: Device) -> Model:
         model.network.load_state_dict(state)
     # weights_only raises pickle.UnpicklingError, a bad archive RuntimeError, other keys either.
     except Exception as error:
-        raise BundleError(f"{STATE_DICT}: not this network's weights: {error}") from error
+        raise BundleError(
+            f"{STATE_DICT}: not this network's weights: {_first_line(error)}"
+        ) from error
     return run_module(model.eval().to(device), device)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def run_module(module: torch.nn.Module, device: Device) -> Model:

@@ -14,6 +14,8 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +24,21 @@ import numpy as np
 import pydantic
 
 from artifacts.errors import BundleError
-from artifacts.manifest import BUNDLE_FILES, GOLDEN, SCHEMA_VERSION, FileInfo, Manifest
+from artifacts.manifest import (
+    GOLDEN,
+    REQUIRED_FILES,
+    SCHEMA_VERSION,
+    VERSION_LENGTH,
+    FileInfo,
+    Manifest,
+    content_sha256,
+)
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
 _TEMPORARY = ".tmp-"
+# What a file manager leaves behind by looking.
+_IGNORED = {".DS_Store"}
 
 
 @dataclass(frozen=True)
@@ -64,62 +76,95 @@ class Bundle:
 
     def read(self, file: str) -> bytes:
         """The bytes of one file, checked again on the very bytes that are returned."""
-        data = (self.path / file).read_bytes()
+        if file not in self.manifest.files:
+            raise BundleError(f"{self.path}: this bundle has no {file}")
+        try:
+            data = (self.path / file).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{self.path / file}: cannot be read: {error}") from error
         problem = _compare(file, self.manifest.files[file], len(data), _sha256(data))
         if problem:
             raise BundleError(f"{self.path}: {problem}")
         return data
 
     def golden(self) -> Golden:
-        """The held-out rows that every backend must answer as eager did."""
+        """The held-out rows that every backend must answer as eager did.
+
+        Raises BundleError unless it holds plain arrays of the right shapes and types, with
+        finite answers.
+        """
+        file, payload = self.path / GOLDEN, self.read(GOLDEN)
         try:
-            with np.load(io.BytesIO(self.read(GOLDEN)), allow_pickle=False) as arrays:
+            with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+                # Stored entries cannot be larger than the file, whose size is verified.
+                if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                    raise BundleError(f"{file}: not a golden file: it is compressed")
+            with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
                 golden = Golden(**{key: arrays[key] for key in Golden.__dataclass_fields__})
-        except (ValueError, KeyError, OSError, EOFError) as error:
-            raise BundleError(f"{self.path / GOLDEN}: not a golden file: {error}") from error
-        rows, classes = len(golden.raw), len(self.manifest.labels)
+        # numpy documents ValueError; damaged archives and headers raise the others too.
+        except (
+            ValueError, KeyError, OSError, EOFError, TypeError, MemoryError, SyntaxError,
+            zipfile.BadZipFile, zlib.error, NotImplementedError,
+        ) as error:  # fmt: skip
+            raise BundleError(f"{file}: not a golden file: {error}") from error
+        spec = self.manifest.input
+        rows = golden.raw.shape[0] if isinstance(golden.raw, np.ndarray) and golden.raw.ndim else 0
+        classes = len(self.manifest.labels)
         expected = {
-            "raw": (rows, *self.manifest.input.shape),
-            "logits": (rows, classes),
-            "probabilities": (rows, classes),
-            "labels": (rows,),
+            "raw": ((rows, *spec.shape), np.uint8 if spec.kind == "image" else np.float64),
+            "logits": ((rows, classes), np.float32),
+            "probabilities": ((rows, classes), np.float32),
+            "labels": ((rows,), np.int64),
         }
-        for key, shape in expected.items():
-            if getattr(golden, key).shape != shape or rows == 0:
+        for key, (shape, dtype) in expected.items():
+            array = getattr(golden, key)
+            found = (getattr(array, "dtype", None), getattr(array, "shape", None))
+            if found != (dtype, shape) or rows == 0:
                 raise BundleError(
-                    f"{self.path / GOLDEN}: expected {key} of shape {shape} with at least one "
-                    f"row, found {getattr(golden, key).shape}"
+                    f"{file}: {key}: expected {np.dtype(dtype)} of shape {shape} with at least "
+                    f"one row, found {found[0]} {found[1]}"
                 )
+        if not np.isfinite(golden.logits).all() or not np.isfinite(golden.probabilities).all():
+            raise BundleError(f"{file}: expected finite logits and probabilities")
         return golden
 
 
 def write_bundle(store: Path, draft: Manifest, files: Mapping[str, bytes]) -> Bundle:
     """Release `files` under `store/NAME/VERSION` and return the bundle, read back.
 
-    draft: a manifest without version and file digests; both are filled in here.
+    draft: a manifest without version, content hash and file digests, which are filled in here.
     A bundle with the same content that is there already is verified and returned as it is.
     Raises BundleError when the disk refuses; nothing is left behind then.
     """
-    assert sorted(files) == sorted(BUNDLE_FILES), sorted(files)
-    infos = {name: FileInfo(size=len(data), sha256=_sha256(data)) for name, data in files.items()}
-    manifest = draft.model_copy(update={"files": infos})
-    manifest = manifest.model_copy(update={"version": manifest.content_version()})
-    shelf = store / manifest.name
-    target = shelf / manifest.version
+    assert set(REQUIRED_FILES) <= set(files), sorted(files)
+    content = draft.model_dump(mode="json")
+    content["files"] = {
+        name: {"size": len(data), "sha256": _sha256(data)} for name, data in files.items()
+    }
+    content["content_sha256"] = content_sha256(content)
+    content["version"] = content["content_sha256"][:VERSION_LENGTH]
+    text = json.dumps(content, indent=2) + "\n"
+    shelf = store / draft.name
+    target = shelf / content["version"]
     try:
         shelf.mkdir(parents=True, exist_ok=True)
+        sync_directory(store)
         with _temporary_directory(shelf) as temporary:
             for name, data in files.items():
                 _write_synced(temporary / name, data)
-            text = manifest.model_dump_json(indent=2) + "\n"
             _write_synced(temporary / MANIFEST, text.encode())
-            _sync_directory(temporary)
+            sync_directory(temporary)
             with contextlib.suppress(FileExistsError):
                 _rename_new(temporary, target)
-            _sync_directory(shelf)
+            sync_directory(shelf)
     except OSError as error:
         raise BundleError(f"{target}: the bundle could not be written: {error}") from error
-    return read_bundle(target)
+    try:
+        return read_bundle(target)
+    except BundleError as error:
+        raise BundleError(
+            f"{error} (it was there before this run and is damaged: delete it and run again)"
+        ) from error
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -130,17 +175,23 @@ def read_bundle(path: Path) -> Bundle:
     or not the content that its version stands for.
     """
     manifest = read_manifest(path)
-    found = {entry.name for entry in path.iterdir()} - {MANIFEST}
-    problems = [f"{name}: unexpected file" for name in sorted(found - set(BUNDLE_FILES))]
-    for name, info in manifest.files.items():
-        if name not in found:
-            problems.append(f"{name}: missing (expected {info.size} bytes)")
-            continue
-        with (path / name).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        problem = _compare(name, info, (path / name).stat().st_size, digest)
-        if problem:
-            problems.append(problem)
+    try:
+        found = {entry.name for entry in path.iterdir()} - {MANIFEST} - _IGNORED
+        problems = [f"{name}: unexpected file" for name in sorted(found - set(manifest.files))]
+        for name, info in manifest.files.items():
+            if name not in found:
+                problems.append(f"{name}: missing (expected {info.size} bytes)")
+                continue
+            if not (path / name).is_file():
+                problems.append(f"{name}: expected a file, found something else")
+                continue
+            with (path / name).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            problem = _compare(name, info, (path / name).stat().st_size, digest)
+            if problem:
+                problems.append(problem)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error}") from error
     if problems:
         raise BundleError(f"{path}: {'; '.join(problems)}")
     return Bundle(path, manifest)
@@ -149,18 +200,20 @@ def read_bundle(path: Path) -> Bundle:
 def read_manifest(path: Path) -> Manifest:
     """The manifest of the bundle at `path`, its own content checked, no other file opened."""
     file = path / MANIFEST
-    if not path.is_dir():
-        raise BundleError(f"{path}: no bundle there (expected a directory with {MANIFEST})")
-    if not file.is_file():
-        raise BundleError(f"{path}: {MANIFEST} is missing: not a bundle, or not a complete one")
-    if file.stat().st_size > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{file}: expected at most {MAX_MANIFEST_BYTES} bytes")
     try:
+        if not path.is_dir():
+            raise BundleError(f"{path}: no bundle there (expected a directory with {MANIFEST})")
+        if not file.is_file():
+            raise BundleError(f"{path}: {MANIFEST} is missing: not a bundle, or an incomplete one")
+        if file.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{file}: expected at most {MAX_MANIFEST_BYTES} bytes")
         content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read: {error}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{file}: not JSON, or cut short: {error}") from error
     schema = content.get("schema_version") if isinstance(content, dict) else None
-    if schema != SCHEMA_VERSION:
+    if type(schema) is not int or schema != SCHEMA_VERSION:
         raise BundleError(f"{file}: expected schema_version {SCHEMA_VERSION}, found {schema!r}")
     try:
         manifest = Manifest.model_validate(content)
@@ -168,15 +221,15 @@ def read_manifest(path: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the manifest"
         raise BundleError(f"{file}: {where}: {first['msg']}") from error
-    if sorted(manifest.files) != sorted(BUNDLE_FILES):
+    absent = [name for name in REQUIRED_FILES if name not in manifest.files]
+    if absent:
+        raise BundleError(f"{file}: files: expected {', '.join(absent)} among them")
+    expected = content_sha256(content)
+    found = (manifest.content_sha256, manifest.version)
+    if found != (expected, expected[:VERSION_LENGTH]):
         raise BundleError(
-            f"{file}: files: expected {sorted(BUNDLE_FILES)}, found {sorted(manifest.files)}"
-        )
-    expected = manifest.content_version()
-    if manifest.version != expected:
-        raise BundleError(
-            f"{file}: expected version {expected}, which its content has, "
-            f"found {manifest.version}: the manifest was changed"
+            f"{file}: expected content_sha256 {expected[:16]}..., which its content has, "
+            f"found {found[0][:16]}... and version {found[1]}: the manifest was changed"
         )
     return manifest
 
@@ -200,7 +253,8 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory as lasting as the files are."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -28,7 +28,7 @@ def parse_number(text: str) -> float:
         value = float(stripped)
     except ValueError:
         value = float("nan")
-    if not np.isfinite(value) or "_" in stripped:
+    if not np.isfinite(value) or "_" in stripped or not stripped.isascii():
         shown = stripped if len(stripped) <= 40 else stripped[:37] + "..."
         raise DataError(f"expected a number, found {shown!r}")
     return value

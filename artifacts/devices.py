@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
-from typing import Literal
+from typing import Literal, get_args
 
 from artifacts.errors import DeviceError
 
 Device = Literal["cpu", "cuda"]
-DEVICES = ("auto", "cpu", "cuda")
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+DEVICES: tuple[str, ...] = get_args(DeviceChoice)
 
 
 def resolve_device(device: str) -> Device:
@@ -37,9 +37,8 @@ def cuda_device_count() -> int:
 
     See cuInit and cuDeviceGetCount in the CUDA driver API; it honours CUDA_VISIBLE_DEVICES.
     """
-    name = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL(name)
+        driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return 0
     count = ctypes.c_int(0)

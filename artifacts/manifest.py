@@ -1,7 +1,8 @@
 """The bundle's contract: everything that `manifest.json` says, as one frozen model.
 
-Nothing here knows how a model is trained, stored or served. A field is added with a default, or
-`SCHEMA_VERSION` goes up: bundles released by any version before must open for ever.
+Nothing here knows how a model is trained, stored or served. Bundles released by any version
+before must open for ever: a field is added with a default, a choice or a bound is never narrowed,
+or `SCHEMA_VERSION` goes up.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ONNX, TORCHSCRIPT, EXPORT = "model.onnx", "model.ts", "model.pt2"
 STATE_DICT, GOLDEN, PARITY, REPORT = "state_dict.pt", "golden.npz", "parity.json", "report.html"
 BUNDLE_FILES = (STATE_DICT, ONNX, TORCHSCRIPT, EXPORT, GOLDEN, PARITY, REPORT)
+# Without these it is no bundle; a later release may leave out or add others.
+REQUIRED_FILES = (STATE_DICT, ONNX, GOLDEN, PARITY)
+FILE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9]+)+$"
 
-# Not part of the content that a version stands for: training the same thing again gives the same.
-_OUTSIDE_VERSION = {"version", "created"}
+# Not part of the content that a version stands for: training the same thing again, with the same
+# packages and threads, gives the same version.
+_OUTSIDE_CONTENT = {"version", "content_sha256", "created", "commit"}
 
 
 class Frozen(BaseModel):
@@ -193,11 +198,18 @@ class FileInfo(Frozen):
 
 
 class Manifest(Frozen):
-    """Everything that is true of a released classifier."""
+    """Everything that is true of a released classifier.
+
+    version: the start of content_sha256, which covers every field but the two, `created` and
+    `commit`. temperature: what the network's logits are divided by inside the graph, so that the
+    graph's `logits` are those whose softmax is `probabilities`. recipe: resolved, with the device
+    and the thread count that were used, without the paths of the machine.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str = Field(pattern=NAME_PATTERN)
     version: str = Field(pattern=r"^([0-9a-f]{12})?$")
+    content_sha256: str = Field(pattern=r"^([0-9a-f]{64})?$")
     created: str
     task: Literal["binary", "multiclass"]
     labels: tuple[str, ...] = Field(min_length=2)
@@ -215,7 +227,16 @@ class Manifest(Frozen):
     commit: str | None
     onnx_opset: int
     parity: dict[str, FormatParity]
-    files: dict[str, FileInfo]
+    files: dict[Annotated[str, Field(pattern=FILE_PATTERN)], FileInfo]
+
+    @model_validator(mode="after")
+    def _steps_fit_the_input(self) -> Manifest:
+        width = self.input.shape[0]
+        for step in self.preprocessing:
+            values = getattr(step, "values", getattr(step, "mean", None))
+            if values is not None and len(values) != width:
+                raise ValueError(f"{step.step}: expected {width} values, found {len(values)}")
+        return self
 
     @model_validator(mode="after")
     def _labels_fit_the_task(self) -> Manifest:
@@ -235,12 +256,6 @@ class Manifest(Frozen):
         """The graph's one input: uint8 `images` or float64 `cells`."""
         return input_name(self.input)
 
-    def content_version(self) -> str:
-        """The version that this content has: the start of its sha256."""
-        content = self.model_dump(mode="json", exclude=_OUTSIDE_VERSION)
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:VERSION_LENGTH]
-
     def public(self) -> dict[str, Any]:
         """The part that a service tells its callers: no recipe, no paths, no file digests."""
         return self.model_dump(
@@ -250,6 +265,16 @@ class Manifest(Frozen):
                 "network", "parameters", "temperature", "max_batch_size", "metrics", "parity",
             },
         )  # fmt: skip
+
+
+def content_sha256(content: dict[str, Any]) -> str:
+    """What a manifest's content hashes to, computed on its JSON object as it stands.
+
+    Not on the model read from it: that may know fields that the writer did not.
+    """
+    covered = {key: value for key, value in content.items() if key not in _OUTSIDE_CONTENT}
+    canonical = json.dumps(covered, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def input_name(spec: ImageInput | TableInput) -> str:

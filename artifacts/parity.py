@@ -59,8 +59,10 @@ def compare(
         line = f"expected shape {logits.shape}, found {found.shape} and {found_p.shape}"
         return Comparison(len(logits), float("inf"), len(logits), (line,))
     allowed = tolerance(logits, device)
-    difference = np.abs(found - logits)
-    close = (difference <= allowed).all(axis=1)
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(found - logits)
+    finite = np.isfinite(np.concatenate([logits, probabilities, found, found_p], axis=1))
+    close = finite.all(axis=1) & (difference <= allowed).all(axis=1)
     limit = PROBABILITY[device] + RELATIVE * np.abs(logits).max(axis=1) / 2
     close &= (np.abs(found_p - probabilities) <= limit[:, np.newaxis]).all(axis=1)
     top_two = np.argsort(logits, axis=1)[:, -2:]
@@ -87,9 +89,15 @@ def compare(
 def self_check(model: Model, golden: Golden, device: Device, batch_size: int) -> Comparison:
     """Replay golden rows on a model as it will really run.
 
-    Raises ParityError naming the rows that disagree with what the eager model answered.
+    Raises ParityError naming the rows that disagree with what the eager model answered, or
+    saying why the model could not answer them.
     """
-    logits, probabilities = run_in_batches(model, golden.raw, batch_size)
+    try:
+        logits, probabilities = run_in_batches(model, golden.raw, batch_size)
+    # ONNX Runtime's and torch's errors share no base; a model that fails here cannot be used.
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise ParityError(f"the golden rows cannot be run on {device}: {first}") from error
     result = compare((golden.logits, golden.probabilities), (logits, probabilities), device)
     if result.failures:
         raise ParityError(f"golden.npz disagrees on {device}: {'; '.join(result.failures)}")

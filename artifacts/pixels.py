@@ -6,8 +6,11 @@ scaling and normalisation are inside the graph.
 
 from __future__ import annotations
 
+import contextlib
 import io
-import warnings
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -18,6 +21,17 @@ from artifacts.manifest import ImageInput
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 50_000_000
 
+# The EXIF tag and what undoes each of its values (Exif 2.32, 4.6.4).
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -33,34 +47,51 @@ def decode_image(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS)
 
     Raises DataError for what is no such picture, is cut short, or has more than max_pixels.
     """
-    try:
-        with warnings.catch_warnings():
-            # Our own limit, below, is the lower one.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > max_pixels:
-                raise DataError(
-                    f"expected a picture of at most {max_pixels} pixels, "
-                    f"found {image.width} x {image.height}"
-                )
-            image.load()
-            image = ImageOps.exif_transpose(image)
-    except DataError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise DataError(f"expected a picture of at most {max_pixels} pixels: {error}") from error
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"expected a picture ({', '.join(FORMATS)}), found something else"
-        ) from error
-    # Pillow's decoders raise these for damaged files.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
-        raise DataError(f"the picture is damaged or cut short: {error}") from error
+    with _damage_is_data_error(max_pixels):
+        image = _open(data, max_pixels)
+        image.load()
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        if turn is not None:
+            image = image.transpose(turn)
     image = _to_size(_to_mode(image, "RGB" if spec.channels == 3 else "L"), spec)
     pixels = np.asarray(image, dtype=np.uint8)
     if spec.channels == 1:
         return pixels[np.newaxis]
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def decode_images(
+    encoded: Sequence[bytes | None],
+    spec: ImageInput,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_total_pixels: int | None = None,
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Many pictures as uint8 [N, channels, height, width], with the rows that cannot be.
+
+    encoded: None is a missing one. max_pixels: of each; max_total_pixels: of all together, for
+    requests, whose cost would otherwise have no bound.
+    Returns the array and, for each bad row, what is wrong with it (its pixels are 0 then).
+    """
+    raw = np.zeros((len(encoded), *spec.shape), dtype=np.uint8)
+    bad: dict[int, str] = {}
+    total = 0
+    for row, data in enumerate(encoded):
+        try:
+            if not isinstance(data, bytes):
+                raise DataError("the value is missing" if data is None else "expected bytes")
+            if max_total_pixels is not None:
+                with _damage_is_data_error(max_pixels):
+                    image = _open(data, max_pixels)
+                total += image.width * image.height
+                if total > max_total_pixels:
+                    raise DataError(
+                        f"expected at most {max_total_pixels} pixels in all pictures together"
+                    )
+            raw[row] = decode_image(data, spec, max_pixels=max_pixels)
+        except DataError as error:
+            bad[row] = str(error)
+    return raw, bad
 
 
 def check_pixels(array: np.ndarray, spec: ImageInput) -> np.ndarray:
@@ -92,6 +123,37 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """The picture's header, its pixels not decoded yet."""
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > max_pixels:
+        raise DataError(
+            f"expected a picture of at most {max_pixels} pixels, "
+            f"found {image.width} x {image.height}"
+        )
+    return image
+
+
+@contextlib.contextmanager
+def _damage_is_data_error(max_pixels: int) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"expected a picture of at most {max_pixels} pixels: {error}") from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"expected a picture ({', '.join(FORMATS)}), found something else"
+        ) from error
+    # What Pillow's decoders and its EXIF reader raise for damaged files.
+    except (
+        OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError,
+        struct.error, zlib.error,
+    ) as error:  # fmt: skip
+        raise DataError(f"the picture is damaged or cut short: {error}") from error
+
+
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode in {"I;16", "I;16B", "I;16L", "I"}:
         # Pillow would clip at 255 instead of scaling.
@@ -99,8 +161,9 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         image = Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
+        over = Image.new("RGB", image.size, "white")
+        over.paste(image, mask=image.getchannel("A"))
+        image = over
     return image if image.mode == mode else image.convert(mode)
 
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from artifacts.backends import Model, open_backend
-from artifacts.bundle import Bundle, Golden, read_bundle
+from artifacts.bundle import Bundle, Golden
 from artifacts.cells import check_columns, encode_columns
 from artifacts.devices import Device, resolve_device
 from artifacts.errors import DataError, ParityError
 from artifacts.manifest import ImageInput, Manifest
-from artifacts.parity import Comparison, one_answer, self_check
-from artifacts.pixels import check_pixels, decode_image
-from artifacts.references import resolve, store_path
+from artifacts.parity import Comparison, one_answer, run_in_batches, self_check
+from artifacts.pixels import check_pixels, decode_images
+from artifacts.references import open_reference, store_path
 
 # Enough for every width of vector instruction to meet its tail, few enough to cost milliseconds.
 _ONE_ANSWER_ROWS = 64
@@ -52,22 +52,19 @@ class Predictor:
         """The bundle's manifest."""
         return self.bundle.manifest
 
-    def run(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, raw: np.ndarray, batch_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Logits and probabilities, float32 [N, K], of raw input [N, *input shape], N >= 0.
 
-        At most the manifest's max_batch_size rows at a time go through the model: the batch
-        sizes that the parity gate has proved.
+        At most batch_size rows at a time go through the model, and never more than the
+        manifest's max_batch_size: the batch sizes that the parity gate has proved.
         """
-        size = self.manifest.max_batch_size
+        size = min(batch_size or self.manifest.max_batch_size, self.manifest.max_batch_size)
         if 0 < len(raw) <= size:
             return self.model(raw)
-        classes = len(self.manifest.labels)
-        logits = np.empty((len(raw), classes), dtype=np.float32)
-        probabilities = np.empty_like(logits)
-        for start in range(0, len(raw), size):
-            rows = slice(start, start + size)
-            logits[rows], probabilities[rows] = self.model(raw[rows])
-        return logits, probabilities
+        if len(raw) == 0:
+            empty = np.empty((0, len(self.manifest.labels)), dtype=np.float32)
+            return empty, empty.copy()
+        return run_in_batches(self.model, raw, size)
 
     def predict(
         self, rows: np.ndarray | Sequence[bytes] | Mapping[str, Sequence[float | str | None]]
@@ -78,21 +75,22 @@ class Predictor:
         tables, a column of cells for each name. Raises DataError naming the first bad row.
         """
         spec = self.manifest.input
+        bad: dict[int, str] = {}
         if isinstance(spec, ImageInput):
             if isinstance(rows, Mapping):
                 raise DataError("expected encoded pictures or a uint8 array, found columns")
             if isinstance(rows, np.ndarray):
                 raw = check_pixels(rows, spec)
             else:
-                raw = _decode_all(rows, spec)
+                raw, bad = decode_images(rows, spec)
         else:
             if not isinstance(rows, Mapping):
                 raise DataError(f"expected columns by name, found {type(rows).__name__}")
             check_columns(list(rows), spec, extra_allowed=True)
             raw, bad = encode_columns([rows[column.name] for column in spec.columns], spec)
-            if bad:
-                row = min(bad)
-                raise DataError(f"row {row}: {bad[row]}")
+        if bad:
+            row = min(bad)
+            raise DataError(f"row {row}: {bad[row]}")
         logits, probabilities = self.run(raw)
         return Predictions(
             self.manifest.labels, probabilities.argmax(axis=1), logits, probabilities
@@ -109,7 +107,7 @@ def open_bundle(
     batch. Raises BundleError, ParityError or DeviceError.
     """
     return open_predictor(
-        read_bundle(resolve(store_path(), reference)),
+        open_reference(store_path(), reference),
         backend=backend,
         device=resolve_device(device),
         threads=threads,
@@ -118,8 +116,8 @@ def open_bundle(
 
 def open_predictor(bundle: Bundle, *, backend: str, device: Device, threads: int) -> Predictor:
     """`open_bundle` for a bundle that is read already."""
-    model = open_backend(bundle, backend, device, threads)
     golden = bundle.golden()
+    model = open_backend(bundle, backend, device, threads)
     size = bundle.manifest.max_batch_size
     try:
         checked = self_check(model, golden, device, size)
@@ -131,13 +129,3 @@ def open_predictor(bundle: Bundle, *, backend: str, device: Device, threads: int
     except ParityError as error:
         raise ParityError(f"{bundle.manifest.reference} on {backend}: {error}") from error
     return Predictor(bundle, golden, backend, device, checked, model)
-
-
-def _decode_all(encoded: Sequence[bytes], spec: ImageInput) -> np.ndarray:
-    raw = np.empty((len(encoded), *spec.shape), dtype=np.uint8)
-    for row, data in enumerate(encoded):
-        try:
-            raw[row] = decode_image(data, spec)
-        except DataError as error:
-            raise DataError(f"row {row}: {error}") from error
-    return raw

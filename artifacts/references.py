@@ -12,7 +12,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from artifacts.bundle import MANIFEST, read_bundle
+from artifacts.bundle import MANIFEST, Bundle, read_bundle, sync_directory
 from artifacts.errors import BundleError
 from artifacts.manifest import NAME_PATTERN, VERSION_LENGTH
 
@@ -28,6 +28,8 @@ def store_path() -> Path:
 def list_bundles(store: Path) -> dict[str, list[str]]:
     """Names and their versions, newest first. A bundle without a manifest is not listed."""
     names: dict[str, list[str]] = {}
+    if store.exists() and not store.is_dir():
+        raise BundleError(f"{store}: expected the store, a directory; found a file")
     for shelf in sorted(store.iterdir()) if store.is_dir() else []:
         if not shelf.is_dir() or not re.match(NAME_PATTERN, shelf.name):
             continue
@@ -44,27 +46,49 @@ def list_bundles(store: Path) -> dict[str, list[str]]:
 
 def promoted_version(store: Path, name: str) -> str | None:
     """The version that NAME alone stands for, or None."""
+    file = store / name / PROMOTED
     try:
-        return (store / name / PROMOTED).read_text(encoding="utf-8").strip() or None
+        return file.read_text(encoding="utf-8").strip() or None
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{file}: expected a version, cannot be read: {error}") from error
 
 
 def promote(store: Path, reference: str) -> None:
-    """Make NAME stand for the version in NAME@VERSION, after verifying that bundle."""
+    """Make NAME stand for the version in NAME@VERSION, after verifying that bundle's files."""
     name, at, version = reference.partition("@")
     if not at:
         raise BundleError(f"{reference!r}: expected NAME@VERSION: promoting names one version")
-    bundle = read_bundle(resolve(store, reference))
-    if bundle.manifest.reference != reference:
-        raise BundleError(f"{reference}: the directory holds {bundle.manifest.reference}")
+    open_reference(store, reference)
     shelf = store / name
-    with tempfile.NamedTemporaryFile("w", dir=shelf, prefix=".promoted-", delete=False) as file:
-        file.write(version + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(shelf / PROMOTED)
+    temporary: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=shelf, prefix=".promoted-", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(version + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(shelf / PROMOTED)
+        sync_directory(shelf)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise BundleError(f"{shelf / PROMOTED}: could not be written: {error}") from error
+
+
+def open_reference(store: Path, reference: str) -> Bundle:
+    """The verified bundle that a reference names.
+
+    Raises BundleError, also when the directory of a NAME or VERSION holds another bundle.
+    """
+    path = resolve(store, reference)
+    bundle = read_bundle(path)
+    by_name = path.parent.parent == store and os.sep not in reference
+    if by_name and bundle.manifest.reference != f"{path.parent.name}@{path.name}":
+        raise BundleError(f"{path}: expected this bundle there, found {bundle.manifest.reference}")
+    return bundle
 
 
 def resolve(store: Path, reference: str) -> Path:

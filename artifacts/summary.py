@@ -55,8 +55,8 @@ def list_lines(store: Path) -> list[str]:
             except BundleError as error:
                 lines.append(f"{mark} {name}@{version}  unreadable: {error}")
                 continue
-            accuracy = manifest.metrics["test"].accuracy.value
-            lines.append(
-                f"{mark} {manifest.reference}  {manifest.created}  test accuracy {accuracy:.4f}"
-            )
+            line = f"{mark} {manifest.reference}  {manifest.created}"
+            if "test" in manifest.metrics:
+                line += f"  test accuracy {manifest.metrics['test'].accuracy.value:.4f}"
+            lines.append(line)
     return lines or [f"no bundles in {store}; train one: parityline train digits"]

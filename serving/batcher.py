@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -38,20 +38,19 @@ class Batcher:
         self._waiting: deque[tuple[np.ndarray, asyncio.Future[Answer]]] = deque()
         self._queued_rows = 0
         self._wake = asyncio.Event()
+        self._closing = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
     @contextlib.asynccontextmanager
-    async def running(self):  # type: ignore[no-untyped-def]
-        """Answer requests inside this context; on leaving, what waits is answered first."""
+    async def running(self) -> AsyncIterator[Batcher]:
+        """Answer requests inside this context; on leaving, every accepted one is answered."""
         task = asyncio.create_task(self._serve())
         try:
             yield self
         finally:
-            while self._waiting:
-                await asyncio.sleep(0.01)
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            self._closing = True
+            self._wake.set()
+            await task
             self._thread.shutdown(wait=True)
 
     async def submit(self, raw: np.ndarray) -> Answer:
@@ -59,6 +58,8 @@ class Batcher:
 
         A request larger than the queue is accepted when nothing waits.
         """
+        if self._closing:
+            raise Overloaded("the service is stopping")
         if self._queued_rows and self._queued_rows + len(raw) > self._max_queue_rows:
             raise Overloaded(f"{self._queued_rows} rows are waiting")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -73,6 +74,8 @@ class Batcher:
             await self._wake.wait()
             batch = self._next_batch()
             if not batch:
+                if self._closing:
+                    return
                 self._wake.clear()
                 continue
             try:

@@ -12,19 +12,20 @@ _DISCARDED_FACTOR = 4
 
 
 class LimitBody:
-    """ASGI middleware: a body over max_bytes is answered 413, an encoded one 415."""
+    """ASGI middleware: a body over the model's limit is answered 413, an encoded one 415."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with a `receive` that counts."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        # The settings are known when the app starts, not when this is made.
+        max_bytes: int = scope["app"].state.model.settings.max_body_bytes
         headers = Request(scope).headers
-        encoding = headers.get("content-encoding", "identity").strip().lower()
+        encoding = headers.get("content-encoding", "").strip().lower() or "identity"
         declared = headers.get("content-length", "")
         received = 0
 
@@ -32,22 +33,17 @@ class LimitBody:
             nonlocal received
             if encoding != "identity":
                 raise HTTPException(415, f"content-encoding {encoding!r} is not supported")
-            if declared.isdigit() and int(declared) > self.max_bytes:
-                await _discard(receive, self.max_bytes * _DISCARDED_FACTOR)
-                raise self._too_large(f"{declared} bytes")
+            if declared.isdigit() and int(declared) > max_bytes:
+                await _discard(receive, max_bytes * _DISCARDED_FACTOR)
+                raise _too_large(max_bytes, f"{declared} bytes")
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                await _discard(receive, self.max_bytes * _DISCARDED_FACTOR)
-                raise self._too_large("more")
+            if received > max_bytes:
+                await _discard(receive, max_bytes * _DISCARDED_FACTOR)
+                raise _too_large(max_bytes, "more")
             return message
 
         await self.app(scope, counted, send)
-
-    def _too_large(self, found: str) -> HTTPException:
-        return HTTPException(
-            413, f"the body: expected at most {self.max_bytes} bytes, found {found}"
-        )
 
 
 async def _discard(receive: Receive, most: int) -> None:
@@ -57,3 +53,7 @@ async def _discard(receive: Receive, most: int) -> None:
         discarded += len(message.get("body", b""))
         if message["type"] != "http.request" or not message.get("more_body", False):
             return
+
+
+def _too_large(max_bytes: int, found: str) -> HTTPException:
+    return HTTPException(413, f"the body: expected at most {max_bytes} bytes, found {found}")

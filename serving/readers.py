@@ -7,6 +7,7 @@ columns to pass through. The rules themselves are `artifacts.cells` and `artifac
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +15,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from artifacts.cells import check_columns, encode_columns
 from artifacts.errors import DataError
 from artifacts.manifest import ImageInput, TableInput, input_name
-from artifacts.pixels import check_pixels, decode_image
+from artifacts.pixels import check_pixels
+from serving.columns import encode_pictures, encode_table, holds_encoded_pictures, image_column
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".npz")
-# Where a Parquet file may hold pictures: encoded (bytes, or {bytes, path} as Hugging Face writes
-# them), or as C * H * W pixels (fixed-size binary, or lists of integers).
-IMAGE_COLUMNS = ("image", "images", "pixels")
 _CHUNK_ROWS = 65_536
 _CHUNK_BYTES = 64 * 2**20
+_CHUNK_PHOTOS = 256
+_CSV_BLOCK_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,10 @@ def read_chunks(path: Path, spec: ImageInput | TableInput) -> Iterator[Chunk]:
         elif path.name.endswith(".npz"):
             yield from _read_npz(path, spec, most)
         else:
-            raise DataError(f"{path}: expected a file that ends in {', '.join(SUFFIXES)}")
-    except (pa.ArrowException, OSError) as error:
+            raise DataError(f"expected a file that ends in {', '.join(SUFFIXES)}")
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
@@ -71,10 +73,13 @@ def _read_parquet(path: Path, spec: ImageInput | TableInput, most: int) -> Itera
     with pq.ParquetFile(path) as file:
         start = 0
         # Says at once what is wrong with the columns, in a file without rows too.
-        _encode(path, np.arange(0), file.schema_arrow.empty_table(), spec)
+        _encode(np.arange(0), file.schema_arrow.empty_table(), spec)
+        if isinstance(spec, ImageInput) and holds_encoded_pictures(file.schema_arrow):
+            # A photograph's file is larger than the pixels that are made of it.
+            most = min(most, _CHUNK_PHOTOS)
         for batch in file.iter_batches(batch_size=most):
             rows = np.arange(start, start + len(batch))
-            yield _encode(path, rows, pa.Table.from_batches([batch]), spec)
+            yield _encode(rows, pa.Table.from_batches([batch]), spec)
             start += len(batch)
 
 
@@ -83,7 +88,7 @@ def _read_csv(path: Path, spec: ImageInput | TableInput, most: int) -> Iterator[
     later block that differs would end the job. Passed-through columns stay as they were written.
     """
     if isinstance(spec, ImageInput):
-        raise DataError(f"{path}: a model of pictures takes .parquet or .npz files, not CSV")
+        raise DataError("a model of pictures takes .parquet or .npz files, not CSV")
     ragged: dict[int, str] = {}
 
     def skip(row: Any) -> str:
@@ -93,12 +98,14 @@ def _read_csv(path: Path, spec: ImageInput | TableInput, most: int) -> Iterator[
         )
         return "skip"
 
+    # The numbers of ragged rows are known only without threads; a row must fit into a block.
+    read = pyarrow.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES)
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip)
-    # The numbers of ragged rows are known only without threads.
-    read = pyarrow.csv.ReadOptions(use_threads=False)
     with pyarrow.csv.open_csv(path, read_options=read, parse_options=parse) as reader:
         names = reader.schema.names
     check_columns(names, spec, extra_allowed=True)
+    # In a file of one column a blank line is a missing cell.
+    parse.ignore_empty_lines = len(names) > 1
     convert = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
     )
@@ -113,7 +120,7 @@ def _read_csv(path: Path, spec: ImageInput | TableInput, most: int) -> Iterator[
                 numbers = np.arange(start, start + len(table) + len(ragged))
                 rows = np.setdiff1d(numbers, list(ragged))[: len(table)]
                 start = int(rows[-1]) + 1
-                chunk = _encode(path, rows, table, spec)
+                chunk = _encode(rows, table, spec)
                 passed_by = sorted(row for row in ragged if row < start)
                 chunk.rejected.extend((row, ragged.pop(row)) for row in passed_by)
                 yield chunk
@@ -124,19 +131,32 @@ def _read_csv(path: Path, spec: ImageInput | TableInput, most: int) -> Iterator[
 
 def _read_npz(path: Path, spec: ImageInput | TableInput, most: int) -> Iterator[Chunk]:
     try:
+        with zipfile.ZipFile(path) as archive:
+            found = [name.removesuffix(".npy") for name in archive.namelist()]
+        name = next((key for key in (input_name(spec), "x") if key in found), None)
+        if name is None:
+            raise DataError(f"expected an array {input_name(spec)!r} or 'x', found {found}")
         with np.load(path, allow_pickle=False) as arrays:
-            name = next((key for key in (input_name(spec), "x") if key in arrays), None)
-            found = sorted(arrays)
-            array = arrays[name] if name else None
-    except (ValueError, AttributeError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{path}: not an .npz file of plain arrays: {error}") from error
-    if array is None:
-        raise DataError(f"{path}: expected an array {input_name(spec)!r} or 'x', found {found}")
-    if isinstance(spec, TableInput) and (
-        array.ndim != 2 or array.shape[1] != len(spec.columns) or array.dtype.kind not in "fiub"
-    ):
+            array = arrays[name]
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"not an .npz file of plain arrays: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{name}: expected an array, found something else")
+    if isinstance(spec, ImageInput):
+        # Names what is wrong with shape or type, in an array without rows too.
+        _check(name, array[:1] if array.ndim else array, spec)
+    elif array.ndim != 2 or array.shape[1] != len(spec.columns) or array.dtype.kind not in "fiub":
         raise DataError(
-            f"{path}: {name}: expected numbers of shape [N, {len(spec.columns)}], "
+            f"{name}: expected numbers of shape [N, {len(spec.columns)}], "
             f"found {array.dtype} {list(array.shape)}"
         )
     for start in range(0, len(array), most):
@@ -144,34 +164,26 @@ def _read_npz(path: Path, spec: ImageInput | TableInput, most: int) -> Iterator[
         rows = np.arange(start, start + len(part))
         bad: dict[int, str] = {}
         if isinstance(spec, ImageInput):
-            try:
-                raw = check_pixels(part, spec)
-            except DataError as error:
-                raise DataError(f"{path}: {name}: {error}") from error
+            raw = _check(name, part, spec)
         else:
             raw, bad = encode_columns(list(part.astype(np.float64).T), spec)
         yield _chunk(rows, raw, None, bad)
 
 
-def _encode(path: Path, rows: np.ndarray, table: pa.Table, spec: ImageInput | TableInput) -> Chunk:
+def _check(name: str, array: np.ndarray, spec: ImageInput) -> np.ndarray:
     try:
-        if isinstance(spec, ImageInput):
-            name = next((key for key in IMAGE_COLUMNS if key in table.column_names), None)
-            if name is None:
-                raise DataError(
-                    f"expected a column {' or '.join(map(repr, IMAGE_COLUMNS))}, "
-                    f"found {table.column_names}"
-                )
-            raw, bad = _pictures(name, table.column(name).combine_chunks(), spec)
-            passed = table.drop_columns([name])
-        else:
-            check_columns(table.column_names, spec, extra_allowed=True)
-            cells = [_cells(column.name, table.column(column.name)) for column in spec.columns]
-            raw, bad = encode_columns(cells, spec)
-            passed = table
+        return check_pixels(array, spec)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    return _chunk(rows, raw, passed, bad)
+        raise DataError(f"{name}: {error}") from error
+
+
+def _encode(rows: np.ndarray, table: pa.Table, spec: ImageInput | TableInput) -> Chunk:
+    if isinstance(spec, TableInput):
+        raw, bad = encode_table(table, spec)
+        return _chunk(rows, raw, table, bad)
+    name = image_column(table.schema)
+    raw, bad = encode_pictures(name, table.column(name).combine_chunks(), spec)
+    return _chunk(rows, raw, table.drop_columns([name]), bad)
 
 
 def _chunk(
@@ -186,80 +198,3 @@ def _chunk(
     kept = passed.filter(pa.array(good)) if passed.num_columns else passed
     rejected = [(int(rows[position]), reason) for position, reason in sorted(bad.items())]
     return Chunk(rows[good], raw[good], kept, rejected)
-
-
-def _cells(name: str, column: pa.ChunkedArray) -> np.ndarray | list[Any]:
-    """A column as float64 with NaN for missing cells, or as the texts that it holds."""
-    array = column.combine_chunks()
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    kind = array.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        try:
-            array = pc.cast(array, pa.float64())
-        except pa.ArrowInvalid:
-            # Some cell is no number: cell by cell, to say which.
-            return list(array.to_pylist())
-    elif pa.types.is_null(kind):
-        array = array.cast(pa.float64())
-    elif not (
-        pa.types.is_floating(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_decimal(kind)
-    ):
-        raise DataError(f"column {name!r}: expected numbers, found {kind}")
-    if pa.types.is_boolean(kind):
-        array = array.cast(pa.uint8())
-    numbers = pc.cast(array, pa.float64(), safe=False)
-    return np.array(pc.fill_null(numbers, float("nan")).to_numpy(zero_copy_only=False))
-
-
-def _pictures(name: str, array: pa.Array, spec: ImageInput) -> tuple[np.ndarray, dict[int, str]]:
-    """A Parquet column as uint8 [N, C, H, W], and what is wrong with the bad rows."""
-    kind = array.type
-    size = spec.channels * spec.height * spec.width
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        return _decoded(name, array.field("bytes").to_pylist(), spec)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return _decoded(name, array.to_pylist(), spec)
-    raw = np.zeros((len(array), *spec.shape), dtype=np.uint8)
-    bad: dict[int, str] = {}
-    if pa.types.is_fixed_size_binary(kind) and kind.byte_width == size:
-        for position, pixels in enumerate(array.to_pylist()):
-            if pixels is None:
-                bad[position] = f"column {name!r}: the value is missing"
-            else:
-                raw[position] = np.frombuffer(pixels, dtype=np.uint8).reshape(spec.shape)
-        return raw, bad
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    if (lists or pa.types.is_fixed_size_list(kind)) and pa.types.is_integer(kind.value_type):
-        for position, pixels in enumerate(array.to_pylist()):
-            if pixels is None or None in pixels:
-                bad[position] = f"column {name!r}: the value is missing"
-            elif len(pixels) != size:
-                bad[position] = f"column {name!r}: expected {size} pixels, found {len(pixels)}"
-            elif min(pixels) < 0 or max(pixels) > 255:
-                bad[position] = f"column {name!r}: expected pixels from 0 to 255, found others"
-            else:
-                raw[position] = np.array(pixels, dtype=np.uint8).reshape(spec.shape)
-        return raw, bad
-    raise DataError(
-        f"column {name!r}: expected encoded pictures (binary, or a struct with bytes) or {size} "
-        f"pixels (fixed-size binary, or lists of integers), found {kind}"
-    )
-
-
-def _decoded(
-    name: str, encoded: list[bytes | None], spec: ImageInput
-) -> tuple[np.ndarray, dict[int, str]]:
-    raw = np.zeros((len(encoded), *spec.shape), dtype=np.uint8)
-    bad: dict[int, str] = {}
-    for position, data in enumerate(encoded):
-        try:
-            if data is None:
-                raise DataError("the value is missing")
-            raw[position] = decode_image(data, spec)
-        except DataError as error:
-            bad[position] = f"column {name!r}: {error}"
-    return raw, bad

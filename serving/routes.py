@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,28 +16,29 @@ from http import HTTPStatus
 import msgspec
 import numpy as np
 from starlette.applications import Starlette
-from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from artifacts.errors import DataError
 from artifacts.manifest import ImageInput
-from artifacts.pixels import decode_image
+from artifacts.pixels import decode_images
 from artifacts.predictor import Predictor
 from serving.batcher import Batcher, Overloaded
+from serving.decoding import DecodingThread
 from serving.limits import LimitBody
 from serving.openapi import openapi_document
+from serving.page import render_page
 from serving.settings import Settings
 from serving.wire import RequestDecoder, response_encoder
 
 # Parsing a larger body takes longer than handing it to a thread.
 _PARSE_IN_THREAD_BYTES = 64 * 1024
 _MAX_FILES = 1000
+_MAX_DECODING = 64
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
@@ -47,10 +49,12 @@ class ServedModel:
     predictor: Predictor
     settings: Settings
     batcher: Batcher
+    decoding: DecodingThread
     decoder: RequestDecoder
     encode: Callable[[np.ndarray, int | None], bytes]
     description: bytes
     openapi: bytes
+    page: str
 
 
 def serve_model(predictor: Predictor, settings: Settings) -> ServedModel:
@@ -65,39 +69,32 @@ def serve_model(predictor: Predictor, settings: Settings) -> ServedModel:
             max_batch_rows=manifest.max_batch_size,
             max_queue_rows=settings.max_queue_rows,
         ),
-        decoder=RequestDecoder(manifest, max_pixels=settings.max_pixels),
+        decoding=DecodingThread(max_waiting=_MAX_DECODING),
+        decoder=RequestDecoder(
+            manifest, max_rows=settings.max_rows, max_pixels=settings.max_pixels
+        ),
         encode=response_encoder(manifest),
         description=msgspec.json.encode(about),
         openapi=msgspec.json.encode(openapi_document(manifest, predictor.golden)),
+        page=render_page(manifest, predictor.golden, predictor.device),
     )
-
-
-class _Unclaimed(Convertor[str]):
-    """Any path but / and /static_content/, BentoML's page, whose routes come after these."""
-
-    regex = "(?!static_content/).+"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
 
 
 def build_app() -> Starlette:
     """The app, without a model: `app.state.model` must be set before its lifespan starts."""
-    register_url_convertor("unclaimed", _Unclaimed())
     routes = [
         Route("/predict", predict, methods=["POST"]),
         Route("/predict/image", predict_image, methods=["POST"]),
         Route("/model", describe_model, methods=["GET"]),
         Route("/docs.json", describe_api, methods=["GET"]),
-        Route("/{path:unclaimed}", no_route, methods=_METHODS),
+        Route("/", page, methods=["GET"]),
+        # BentoML's own routes for health and metrics come before all of these.
+        Route("/{path:path}", no_route, methods=_METHODS),
     ]
     return Starlette(
         routes=routes,
         lifespan=_lifespan,
-        middleware=[Middleware(_LimitByModel)],
+        middleware=[Middleware(LimitBody)],
         exception_handlers={
             DataError: _data_error,
             Overloaded: _overloaded,
@@ -112,8 +109,10 @@ async def predict(request: Request) -> Response:
     """POST /predict: `{"instances": [...], "top_k": K}`."""
     model: ServedModel = request.app.state.model
     body = await request.body()
-    if len(body) > _PARSE_IN_THREAD_BYTES:
-        parsed = await asyncio.to_thread(model.decoder.decode, body)
+    # A few bytes can hold a picture that takes a second to decode.
+    takes_pictures = isinstance(model.predictor.manifest.input, ImageInput)
+    if takes_pictures or len(body) > _PARSE_IN_THREAD_BYTES:
+        parsed = await model.decoding.run(model.decoder.decode, body)
     else:
         parsed = model.decoder.decode(body)
     return await _answer(model, parsed.raw, parsed.top_k)
@@ -127,11 +126,11 @@ async def predict_image(request: Request) -> Response:
         raise HTTPException(404, "this model takes table rows, not pictures: POST /predict")
     top_k = _query_top_k(request, len(model.predictor.manifest.labels))
     encoded: list[tuple[str, bytes]]
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         encoded = await _uploaded_files(request, model.settings.max_body_bytes)
     else:
         encoded = [("the body", await request.body())]
-    raw = await asyncio.to_thread(_decode, encoded, spec, model.settings.max_pixels)
+    raw = await model.decoding.run(_decode, encoded, spec, model.settings.max_pixels)
     return await _answer(model, raw, top_k)
 
 
@@ -143,6 +142,12 @@ async def describe_model(request: Request) -> Response:
 async def describe_api(request: Request) -> Response:
     """GET /docs.json: the OpenAPI document of this very model."""
     return _json(request.app.state.model.openapi)
+
+
+async def page(request: Request) -> Response:
+    """GET /: what this model is."""
+    headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+    return HTMLResponse(request.app.state.model.page, headers=headers)
 
 
 async def no_route(request: Request) -> Response:
@@ -179,12 +184,10 @@ async def _uploaded_files(request: Request, max_body_bytes: int) -> list[tuple[s
 
 
 def _decode(encoded: list[tuple[str, bytes]], spec: ImageInput, max_pixels: int) -> np.ndarray:
-    raw = np.empty((len(encoded), *spec.shape), dtype=np.uint8)
-    for index, (name, data) in enumerate(encoded):
-        try:
-            raw[index] = decode_image(data, spec, max_pixels=max_pixels)
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from error
+    pictures = [data for _, data in encoded]
+    raw, bad = decode_images(pictures, spec, max_pixels=max_pixels, max_total_pixels=max_pixels)
+    for position, reason in bad.items():
+        raise DataError(f"{encoded[position][0]}: {reason}")
     return raw
 
 
@@ -192,26 +195,17 @@ def _query_top_k(request: Request, classes: int) -> int | None:
     text = request.query_params.get("top_k")
     if text is None:
         return None
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= classes:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= classes:
         raise DataError(f"top_k: expected a whole number from 1 to {classes}, found {text!r}")
     return int(text)
 
 
-class _LimitByModel:
-    """`LimitBody` with the limit of the model's settings, which are not known at import."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit = scope["app"].state.model.settings.max_body_bytes if "app" in scope else 0
-        await LimitBody(self.app, limit)(scope, receive, send)
-
-
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    async with app.state.model.batcher.running():
+    model: ServedModel = app.state.model
+    async with model.batcher.running():
         yield
+    model.decoding.close()
 
 
 def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -8,8 +8,10 @@ last, `summary.json`: without it the job did not finish.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -51,32 +53,53 @@ def score_file(
     batch_size: rows at a time through the model; at most and by default the bundle's largest.
     Raises DataError when the input cannot be read or `out` is not empty.
     """
-    manifest = predictor.manifest
-    largest = manifest.max_batch_size
+    largest = predictor.manifest.max_batch_size
     if batch_size is not None and batch_size > largest:
         raise DataError(f"--batch-size: expected at most {largest}, found {batch_size}")
-    chunks = read_chunks(path, manifest.input)
+    chunks = read_chunks(path, predictor.manifest.input)
     # The first chunk shows what is wrong with the input before anything is written.
     first = next(chunks, None)
+    written: list[Path] = []
     _make_empty_folder(out)
+    try:
+        head = () if first is None else (first,)
+        return _score(predictor, itertools.chain(head, chunks), path, out, batch_size, written)
+    except BaseException as error:
+        # Half a result looks like a whole one: a job that ends early leaves none.
+        for file in written:
+            file.unlink(missing_ok=True)
+        if isinstance(error, OSError | pa.ArrowException):
+            raise DataError(f"--out {out}: cannot be written: {error}") from error
+        raise
+
+
+def _score(
+    predictor: Predictor,
+    chunks: Iterable[Chunk],
+    path: Path,
+    out: Path,
+    batch_size: int | None,
+    written: list[Path],
+) -> ScoreSummary:
+    manifest = predictor.manifest
     scored, parts, rejected_rows = 0, 0, 0
     counts = np.zeros(len(manifest.labels), dtype=np.int64)
-    rejected_file = out / ".rejected.parquet"
-    with pq.ParquetWriter(rejected_file, _REJECTED) as rejects:
-        while first is not None:
-            chunk, first = first, next(chunks, None)
+    rejected_file = out / "rejected.parquet"
+    written += [rejected_file, _temporary(rejected_file)]
+    with pq.ParquetWriter(_temporary(rejected_file), _REJECTED) as rejects:
+        for chunk in chunks:
             if chunk.rejected:
                 rows, reasons = zip(*chunk.rejected, strict=True)
                 rejects.write_table(pa.table([rows, reasons], schema=_REJECTED))
                 rejected_rows += len(rows)
             if not len(chunk.rows):
                 continue
-            probabilities = _probabilities(predictor, chunk.raw, batch_size or largest)
+            _, probabilities = predictor.run(chunk.raw, batch_size)
             counts += np.bincount(probabilities.argmax(axis=1), minlength=len(counts))
-            table = answer_table(manifest, chunk, probabilities)
-            temporary = out / f".part-{parts:05d}.parquet"
-            pq.write_table(table, temporary)
-            _publish(temporary)
+            part = out / f"part-{parts:05d}.parquet"
+            written += [part, _temporary(part)]
+            pq.write_table(answer_table(manifest, chunk, probabilities), _temporary(part))
+            _publish(part)
             scored, parts = scored + len(chunk.rows), parts + 1
     _publish(rejected_file)
     summary = ScoreSummary(
@@ -90,9 +113,11 @@ def score_file(
         parts=parts,
         label_counts=dict(zip(manifest.labels, counts.tolist(), strict=True)),
     )
-    temporary = out / ".summary.json"
-    temporary.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
-    _publish(temporary)
+    summary_file = out / "summary.json"
+    written += [summary_file, _temporary(summary_file)]
+    text = json.dumps(asdict(summary), indent=2) + "\n"
+    _temporary(summary_file).write_text(text, encoding="utf-8")
+    _publish(summary_file)
     return summary
 
 
@@ -120,14 +145,6 @@ def answer_table(manifest: Manifest, chunk: Chunk, probabilities: np.ndarray) ->
     return pa.table({**passed, **answers})
 
 
-def _probabilities(predictor: Predictor, raw: np.ndarray, batch_size: int) -> np.ndarray:
-    parts = [
-        predictor.run(raw[start : start + batch_size])[1]
-        for start in range(0, len(raw), batch_size)
-    ]
-    return np.concatenate(parts)
-
-
 def _make_empty_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -138,11 +155,15 @@ def _make_empty_folder(out: Path) -> None:
         raise DataError(f"--out {out}: expected a new or empty folder, found {left[0]} in it")
 
 
-def _publish(temporary: Path) -> None:
-    """Give a finished file, written as `.NAME`, its name."""
-    descriptor = os.open(temporary, os.O_RDONLY)
+def _temporary(file: Path) -> Path:
+    return file.with_name(f".{file.name}")
+
+
+def _publish(file: Path) -> None:
+    """Give a finished file, written under its temporary name, its own."""
+    descriptor = os.open(_temporary(file), os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    temporary.rename(temporary.with_name(temporary.name.removeprefix(".")))
+    _temporary(file).rename(file)

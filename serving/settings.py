@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,18 +15,24 @@ from artifacts.pixels import MAX_PIXELS
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """bundle: a reference, or None for the store's only name. Sizes in bytes, rows, pixels."""
+    """bundle: a reference, or None for the store's only name.
+
+    max_body_bytes, max_rows and max_pixels (of all pictures together) are for one request;
+    max_queue_rows for all that wait.
+    """
 
     bundle: str | None = None
     backend: str = "onnx"
     device: str = "auto"
     max_body_bytes: int = 10 * 10**6
     max_pixels: int = MAX_PIXELS
-    max_queue_rows: int = 8192
+    max_rows: int = 8192
+    max_queue_rows: int = 16384
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """PARITYLINE_BUNDLE, _BACKEND, _DEVICE, _MAX_BODY_BYTES, _MAX_PIXELS, _MAX_QUEUE_ROWS.
+    """PARITYLINE_BUNDLE, _BACKEND, _DEVICE, _MAX_BODY_BYTES, _MAX_PIXELS, _MAX_ROWS and
+    _MAX_QUEUE_ROWS.
 
     Raises DataError naming the variable, what was expected and what was found.
     """
@@ -36,6 +43,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         device=_choice(environment, "PARITYLINE_DEVICE", DEVICES, default.device),
         max_body_bytes=_count(environment, "PARITYLINE_MAX_BODY_BYTES", default.max_body_bytes),
         max_pixels=_count(environment, "PARITYLINE_MAX_PIXELS", default.max_pixels),
+        max_rows=_count(environment, "PARITYLINE_MAX_ROWS", default.max_rows),
         max_queue_rows=_count(environment, "PARITYLINE_MAX_QUEUE_ROWS", default.max_queue_rows),
     )
 
@@ -51,6 +59,6 @@ def _choice(
 
 def _count(environment: Mapping[str, str], name: str, default: int) -> int:
     text = environment.get(name) or str(default)
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < 1:
         raise DataError(f"{name}: expected a whole number of at least 1, found {text!r}")
     return int(text)

@@ -19,8 +19,12 @@ import numpy as np
 from artifacts.cells import bad_cells
 from artifacts.errors import DataError
 from artifacts.manifest import ImageInput, Manifest, TableInput
-from artifacts.pixels import decode_image
+from artifacts.pixels import decode_images
 
+_WORDING = {
+    "Object contains unknown field": "unknown field or column",
+    "Object missing required field": "missing field or column",
+}
 _PLACE = re.compile(r"^(.*?) - at `\$\.?(.*)`$", re.DOTALL)
 
 
@@ -41,7 +45,8 @@ class Request:
 class RequestDecoder:
     """Decodes `{"instances": [...], "top_k": K}` for one model."""
 
-    def __init__(self, manifest: Manifest, *, max_pixels: int) -> None:
+    def __init__(self, manifest: Manifest, *, max_rows: int, max_pixels: int) -> None:
+        """max_rows, max_pixels: of one request; pixels those of all its encoded pictures."""
         self._spec = manifest.input
         self._max_pixels = max_pixels
         spec = manifest.input
@@ -53,7 +58,10 @@ class RequestDecoder:
         envelope = msgspec.defstruct(
             "Request",
             [
-                ("instances", Annotated[list[instance], msgspec.Meta(min_length=1)]),
+                (
+                    "instances",
+                    Annotated[list[instance], msgspec.Meta(min_length=1, max_length=max_rows)],
+                ),
                 ("top_k", top_k | None, None),
             ],
             forbid_unknown_fields=True,
@@ -76,17 +84,24 @@ class RequestDecoder:
 
     def _images(self, instances: list[Any], spec: ImageInput) -> np.ndarray:
         raw = np.empty((len(instances), *spec.shape), dtype=np.uint8)
+        encoded: dict[int, bytes] = {}
         for index, instance in enumerate(instances):
-            if not isinstance(instance, EncodedImage):
+            if isinstance(instance, EncodedImage):
+                try:
+                    encoded[index] = base64.b64decode(instance.b64, validate=True)
+                except (binascii.Error, ValueError) as error:
+                    raise DataError(f"instances[{index}].b64: not base64: {error}") from error
+            else:
                 pixels = np.array(instance, dtype=np.uint8)
                 raw[index] = pixels if spec.channels == 1 else pixels.transpose(2, 0, 1)
-                continue
-            try:
-                data = base64.b64decode(instance.b64, validate=True)
-                raw[index] = decode_image(data, spec, max_pixels=self._max_pixels)
-            except (binascii.Error, ValueError) as error:
-                reason = error if isinstance(error, DataError) else f"not base64: {error}"
-                raise DataError(f"instances[{index}].b64: {reason}") from error
+        if encoded:
+            places = list(encoded)
+            raw[places], bad = decode_images(
+                list(encoded.values()), spec,
+                max_pixels=self._max_pixels, max_total_pixels=self._max_pixels,
+            )  # fmt: skip
+            for position, reason in bad.items():
+                raise DataError(f"instances[{places[position]}].b64: {reason}")
         return raw
 
     def _rows(self, instances: list[Any], spec: TableInput) -> np.ndarray:
@@ -123,8 +138,8 @@ def _explain(message: str) -> str:
     """msgspec's message with the place first: "instances[3].age: expected `float`, got `str`"."""
     match = _PLACE.match(message)
     text, place = (match[1], match[2]) if match else (message, "")
-    text = text.replace("Object contains unknown field", "unknown field or column")
-    text = text.replace("Object missing required field", "missing field or column")
+    for theirs, ours in _WORDING.items():
+        text = text.replace(theirs, ours)
     return f"{place or 'the body'}: {text[0].lower()}{text[1:]}"
 
 

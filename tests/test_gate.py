@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,9 +14,9 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import nn
 
-from artifacts.backends import open_onnx, run_module
+from artifacts.backends import open_export, open_onnx, open_torchscript, run_module
 from artifacts.bundle import Bundle
-from artifacts.errors import ParityError
+from artifacts.errors import BundleError, ParityError
 from artifacts.manifest import (
     ONNX,
     STATE_DICT,
@@ -34,6 +33,7 @@ from artifacts.manifest import (
 from artifacts.networks import DeployedClassifier, Preprocess, build_network
 from artifacts.parity import compare, one_answer, run_in_batches
 from artifacts.predictor import Predictor
+from artifacts.vetting import ALLOWED_OPERATORS
 from training.export import export_model
 from training.gate import edge_inputs, parity_gate, summary
 
@@ -137,32 +137,59 @@ def test_one_weight_off_by_a_hundredth_is_caught() -> None:
         gated({**files, ONNX: proto.SerializeToString()}, model)
 
 
-class Skewed(nn.Module):
-    """Answers differently from its siblings at one batch size alone."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, probabilities = self.model(raw)
-        return logits + (0.1 if len(raw) == 7 else 0.0), probabilities
-
-
-def test_a_format_that_is_wrong_at_one_batch_size_is_caught() -> None:
+def test_a_format_that_is_wrong_at_one_batch_size_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = random_model(IMAGE, IMAGE_STEPS, MlpNetwork(hidden=(8,)), 3)
     files = export_model(model, rows_of(IMAGE, 4), "images").files
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # torch.jit is deprecated, and warns of the very branch that this test is about.
-        warnings.simplefilter("ignore")
-        scripted = torch.jit.script(Skewed(torch.jit.trace(model, torch.zeros(2, 1, 6, 5))))
-        torch.jit.save(scripted, buffer)
+
+    def open_skewed(payload: bytes, device: str):
+        right = open_torchscript(payload, device)
+
+        def run(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            logits, probabilities = right(raw)
+            return logits + (0.1 if len(raw) == 7 else 0.0), probabilities
+
+        return run
+
+    monkeypatch.setattr("training.gate.open_torchscript", open_skewed)
     with pytest.raises(ParityError, match=r"model\.ts differs from eager at batch size 7"):
-        gated({**files, "model.ts": buffer.getvalue()}, model)
+        gated(files, model)
 
 
-def test_an_operation_whose_bits_depend_on_the_batch_is_not_released() -> None:
+def test_the_largest_batch_is_full_however_few_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(IMAGE, IMAGE_STEPS, LinearNetwork(), 3)
+    files = export_model(model, rows_of(IMAGE, 4), "images").files
+    seen: set[int] = set()
+
+    def open_watched(payload: bytes, device: str):
+        right = open_onnx(payload, device)
+
+        def run(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            seen.add(len(raw))
+            return right(raw)
+
+        return run
+
+    monkeypatch.setattr("training.gate.open_onnx", open_watched)
+    report = parity_gate(run_module(model, "cpu"), files, rows_of(IMAGE, 9), IMAGE, 512, quiet)
+    assert {1, 2, 7, 64, 512} <= seen
+    assert report["formats"]["model.onnx"]["512"]["rows"] == 512
+
+
+def test_an_operator_that_no_network_of_ours_needs_is_refused() -> None:
+    model = random_model(IMAGE, IMAGE_STEPS, MlpNetwork(hidden=(8,)), 3)
+    model.network[3] = nn.Mish()
+    files = export_model(model, rows_of(IMAGE, 4), "images").files
+    for name, opener in (("model.ts", open_torchscript), ("model.pt2", open_export)):
+        with pytest.raises(BundleError, match=rf"{name}: cannot load it: it holds .*mish"):
+            opener(files[name], "cpu")
+
+
+def test_an_operation_whose_bits_depend_on_the_batch_is_not_released(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("artifacts.vetting.ALLOWED_OPERATORS", {*ALLOWED_OPERATORS, "mish"})
     model = random_model(IMAGE, IMAGE_STEPS, MlpNetwork(hidden=(33, 20)), 10)
     for index, layer in enumerate(model.network):
         if isinstance(layer, nn.ReLU):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import decimal
 import gzip
 import io
 import json
@@ -209,6 +210,10 @@ def test_what_cannot_be_read_is_said_before_anything_is_written(
     np.savez(tmp_path / "names.npz", other=np.zeros(3))
     np.savez(tmp_path / "pickled.npz", cells=np.array([{}], dtype=object))
     (tmp_path / "text.txt").write_text("x")
+    (tmp_path / "utf16.csv").write_bytes((",".join(header) + "\n").encode("utf-16"))
+    np.save(tmp_path / "plain.npy", np.zeros((2, 30)))
+    (tmp_path / "plain.npy").rename(tmp_path / "plain.npz")
+    np.savez(tmp_path / "scalar.npz", cells=np.float64(1))
     cases = {
         "short.csv": "missing column: 'mean radius'",
         "twice.csv": "column twice: 'mean radius'",
@@ -217,14 +222,17 @@ def test_what_cannot_be_read_is_said_before_anything_is_written(
         "broken.parquet": "cannot be read",
         "other.parquet": "missing column.*unknown column: 'a'",
         "times.parquet": "column 'mean radius': expected numbers, found timestamp",
-        "wide.npz": r"expected numbers of shape \[N, 30\], found float64 \[2, 31\]",
+        "wide.npz": r"cells: expected numbers of shape \[N, 30\], found float64 \[2, 31\]",
         "names.npz": r"expected an array 'cells' or 'x', found \['other'\]",
         "pickled.npz": "not an .npz file of plain arrays",
         "text.txt": "expected a file that ends in",
+        "utf16.csv": "cannot be read|missing column",
+        "plain.npz": "not an .npz file",
+        "scalar.npz": r"cells: expected numbers of shape \[N, 30\], found float64 \[\]",
         "none.csv": "expected a file .*, found none",
     }
     for file, message in cases.items():
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError, match=rf"{file}: ({message})"):
             score_file(cancer, tmp_path / file, tmp_path / "out")
         assert not (tmp_path / "out").exists()
     np.savez(tmp_path / "floats.npz", x=np.zeros((2, 8, 8)))
@@ -265,7 +273,9 @@ def test_a_column_of_other_number_types_is_read_as_numbers(
     columns[header[0]] = pa.array(whole[:, 0].astype(np.int64))
     columns[header[1]] = pa.array(whole[:, 1].astype(np.float32))
     columns[header[2]] = pa.array(whole[:, 2].astype(int).astype(str)).dictionary_encode()
-    columns[header[3]] = pa.array(whole[:, 3].astype(int).tolist()).cast(pa.decimal128(12, 0))
+    columns[header[3]] = pa.array(
+        [decimal.Decimal(int(value)) for value in whole[:, 3]], pa.decimal128(12, 0)
+    )
     columns[header[4]] = pa.array([None, *whole[1:, 4].tolist()])
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     summary = score_file(cancer, tmp_path / "a.parquet", tmp_path / "out")
@@ -287,3 +297,39 @@ def test_passed_columns_are_kept_as_they_stood(cancer: Predictor, tmp_path: Path
     assert table["id"].to_pylist() == ["007", "NA"]
     assert table["input_row"].to_pylist() == ["a", 'say "x"\nplease']
     assert table["row"].to_pylist() == [0, 1]
+
+
+def test_a_cells_fate_does_not_depend_on_its_neighbours(cancer: Predictor, tmp_path: Path) -> None:
+    """Arrow reads a whole column faster, but only where it reads what `parse_number` reads."""
+    header, base = names(cancer), [repr(value) for value in cancer.golden.raw[0].tolist()]
+    odd = ["-nan", "NaN", "+inf", "1_0", "\u0663", "0x1p3", " 12.5 ", "1e3", "-0"]
+    alone = []
+    for cell in odd:
+        write_csv(tmp_path / "one.csv", header, [[cell, *base[1:]]])
+        out = tmp_path / f"one{len(alone)}"
+        alone.append(score_file(cancer, tmp_path / "one.csv", out).rows_scored)
+    write_csv(tmp_path / "all.csv", header, [[cell, *base[1:]] for cell in odd])
+    score_file(cancer, tmp_path / "all.csv", tmp_path / "all")
+    rows = parts_of(tmp_path / "all")["row"].to_pylist()
+    assert rows == [row for row, scored in enumerate(alone) if scored]
+    assert rows == [6, 7, 8]
+
+
+def test_a_job_that_cannot_write_leaves_no_half_result(
+    cancer: Predictor, rows: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(tmp_path / "rows.csv", names(cancer), rows.tolist())
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(DataError, match=r"--out .*: cannot be written: .*No space left"):
+        score_file(cancer, tmp_path / "rows.csv", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_long_text_cell_is_passed_through(cancer: Predictor, tmp_path: Path) -> None:
+    base = cancer.golden.raw[0].tolist()
+    write_csv(tmp_path / "a.csv", ["note", *names(cancer)], [["x" * 3_000_000, *base]] * 2)
+    assert score_file(cancer, tmp_path / "a.csv", tmp_path / "out").rows_scored == 2

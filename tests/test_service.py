@@ -208,11 +208,56 @@ def test_a_bad_picture_file_is_refused_by_name(serve: Serve) -> None:
         assert "files[1]: expected a picture" in response.json()["error"]
         response = client.post("/predict/image", files=[("image", ("a.png", png))])
         assert response.status_code == 400 and "'files'" in response.json()["error"]
-        response = client.post("/predict/image?top_k=99", content=png)
-        assert response.status_code == 400 and "top_k" in response.json()["error"]
+        for top_k in ("99", "0", "x", "", "1.5", "000000001" + "0" * 5000):
+            response = client.post(f"/predict/image?top_k={top_k}", content=png)
+            assert response.status_code == 400 and "top_k" in response.json()["error"]
         broken = {"content-type": "multipart/form-data; boundary=x"}
         response = client.post("/predict/image", content=b"--y", headers=broken)
         assert response.status_code == 400 and response.json()["error"]
+
+
+def test_pictures_that_are_slow_to_decode_hold_up_nobody(serve: Serve, digits: Predictor) -> None:
+    """A few KB can hold 49 million pixels: together they are limited, alone they wait aside."""
+    buffer = io.BytesIO()
+    Image.new("1", (7000, 7000), 1).save(buffer, format="PNG", optimize=True)
+    slow = {"b64": base64.b64encode(buffer.getvalue()).decode()}
+    with serve("digits").client() as client, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        response = client.post("/predict", json={"instances": [slow, slow]})
+        assert response.status_code == 400
+        expected = "instances[1].b64: expected at most 50000000 pixels in all pictures together"
+        assert expected in response.json()["error"]
+        calls = [pool.submit(client.post, "/predict", json={"instances": [slow]}) for _ in range(4)]
+        waits = []
+        while not all(call.done() for call in calls):
+            began = time.perf_counter()
+            assert client.get("/livez").status_code == 200
+            waits.append(time.perf_counter() - began)
+        assert all(call.result().status_code == 200 for call in calls)
+        assert np.median(waits) < 0.5
+
+
+def test_more_rows_than_one_request_may_have_are_refused(serve: Serve) -> None:
+    with serve("digits").client() as client:
+        response = client.post("/predict", json={"instances": [GOOD] * 8193})
+        assert response.status_code == 400
+        assert "instances: expected `array` of length <= 8192" in response.json()["error"]
+
+
+def test_a_damaged_orientation_tag_is_a_bad_picture_or_none(serve: Serve) -> None:
+    image = Image.new("RGB", (8, 8), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", exif=exif)
+    payload = buffer.getvalue()
+    start = payload.index(b"Exif")
+    generator = np.random.default_rng(0)
+    with serve("digits").client() as client:
+        for _ in range(100):
+            spoiled = bytearray(payload)
+            for place in generator.integers(start, start + 40, 3):
+                spoiled[place] = generator.integers(0, 256)
+            assert client.post("/predict/image", content=bytes(spoiled)).status_code in (200, 400)
 
 
 def test_a_table_model_takes_no_pictures(serve: Serve) -> None:
@@ -250,6 +295,9 @@ def test_every_error_is_json(serve: Serve) -> None:
             (client.post("/predict/other"), 404),
             (client.get("/predict"), 405),
             (client.delete("/model"), 405),
+            (client.post("/"), 405),
+            (client.put("/predict"), 405),
+            (client.get("/static_content/x"), 404),
         ):
             assert response.status_code == status
             assert response.json()["error"]
@@ -277,7 +325,11 @@ def test_what_the_service_says_of_itself_is_of_this_model(
             assert client.get("/livez").status_code == 200
             assert client.get("/readyz").status_code == 200
             assert "bentoml_service_request_total" in client.get("/metrics").text
-            assert client.get("/").status_code == 200
+            page = client.get("/")
+            assert page.status_code == 200 and manifest.reference in page.text
+            # Nothing on it, and nothing it may load, is of another server.
+            assert "//" not in page.text.replace("http://localhost:3000", "")
+            assert "default-src 'none'" in page.headers["content-security-policy"]
     columns = docs["components"]["schemas"]["Instance"]["properties"]
     assert list(columns) == [column.name for column in cancer.manifest.input.columns]
 

@@ -135,11 +135,13 @@ def preprocessing(dataset: Dataset) -> tuple[Step, ...]:
         )
     median = np.nanmedian(raw, axis=0)
     filled = np.where(np.isnan(raw), median, raw)
-    std = filled.std(axis=0)
+    mean, std = filled.mean(axis=0), filled.std(axis=0)
+    # A constant column's deviation is rounding, not zero.
+    std[std <= 1e-9 * np.abs(mean)] = 1.0
     std[std == 0] = 1.0
     return (
         Fill(values=tuple(median.tolist())),
-        Normalize(mean=tuple(filled.mean(axis=0).tolist()), std=tuple(std.tolist())),
+        Normalize(mean=tuple(mean.tolist()), std=tuple(std.tolist())),
         Clip(limit=CELL_LIMIT),
     )
 

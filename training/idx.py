@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -42,8 +43,8 @@ def read_idx_set(
         labels = _read(folder, source, f"{part}-labels-idx1-ubyte", dimensions=1)
         if len(images) != len(labels):
             raise DataError(f"{folder}: {part}: {len(images)} images but {len(labels)} labels")
-        if len(images) == 0:
-            raise DataError(f"{folder}: {part}: expected at least one image, found none")
+        if images.size == 0:
+            raise DataError(f"{folder}: {part}: expected images, found shape {images.shape}")
         arrays += [images, labels.astype(np.int64)]
     if arrays[0].shape[1:] != arrays[2].shape[1:]:
         raise DataError(
@@ -58,7 +59,7 @@ def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
     try:
         with opener(path, "rb") as file:
             return _parse(cast(BinaryIO, file), path, dimensions)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 

@@ -18,7 +18,7 @@ def classification_metrics(probabilities: np.ndarray, labels: np.ndarray) -> Met
         rows=len(labels),
         accuracy=wilson_interval(int(correct.sum()), len(labels)),
         # Probabilities are float32: below its smallest normal number nothing more is known.
-        log_loss=mean_interval(-np.log(np.maximum(chosen, np.finfo(np.float32).tiny))),
+        log_loss=mean_interval(-np.log(np.clip(chosen, np.finfo(np.float32).tiny, 1.0))),
     )
 
 
@@ -36,10 +36,10 @@ def wilson_interval(successes: int, trials: int) -> Estimate:
 
 
 def mean_interval(values: np.ndarray) -> Estimate:
-    """A mean with its normal interval; [value, value] for a single value."""
+    """A mean of values >= 0 with its normal interval, cut at 0; one value is its own interval."""
     mean = float(values.mean())
     half = float(_Z * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
-    return Estimate(value=mean, low=mean - half, high=mean + half)
+    return Estimate(value=mean, low=max(0.0, mean - half), high=mean + half)
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

@@ -14,8 +14,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from artifacts.errors import DataError
-from artifacts.manifest import NAME_PATTERN, Frozen, MlpNetwork, NetworkConfig
+from artifacts.manifest import (
+    NAME_PATTERN,
+    Frozen,
+    LinearNetwork,
+    MlpNetwork,
+    NetworkConfig,
+)
 
+_KINDS: dict[Any, type[BaseModel]] = {"linear": LinearNetwork, "mlp": MlpNetwork}
 Source = Literal["digits", "breast-cancer", "fashion-mnist", "mnist"]
 
 
@@ -49,11 +56,11 @@ class TrainConfig(Frozen):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-2, ge=0)
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = Field(default=1.0, ge=0)
+    warmup: float = Field(default=1.0, ge=0, le=1e6)
     patience: int = Field(default=10, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=512)
 
 
 class ExportConfig(Frozen):
@@ -104,9 +111,14 @@ def load_recipe(
         pairs.append((["name"], name))
     if data is not None:
         pairs.append((["data", "path"], data))
+    model = content.setdefault("model", {})
+    if isinstance(model, dict):
+        model.setdefault("kind", "mlp")
+        for key, value in pairs:
+            if key == ["model", "kind"] and model["kind"] != value:
+                # Its other keys are of another kind; those set here, in any order, stay.
+                content["model"] = model = {"kind": value}
     for key, value in pairs:
-        if key == ["model", "kind"] and content.get("model", {}).get("kind") != value:
-            content["model"] = {}
         section = content
         for depth, part in enumerate(key[:-1]):
             section = section.setdefault(part, {})
@@ -117,15 +129,14 @@ def load_recipe(
 
 
 def _read(recipe: str) -> dict[str, Any]:
-    builtin = _folder() / f"{recipe}.toml"
-    path = Path(recipe)
     if "/" not in recipe and not recipe.endswith(".toml"):
-        if not builtin.is_file():
-            known = ", ".join(builtin_recipes())
-            raise DataError(f"no recipe named {recipe!r}; there are: {known}; or a .toml file")
-        return tomllib.loads(builtin.read_text(encoding="utf-8"))
+        known = builtin_recipes()
+        if recipe not in known:
+            names = ", ".join(known)
+            raise DataError(f"no recipe named {recipe!r}; there are: {names}; or a .toml file")
+        return known[recipe].model_dump(mode="json", exclude_unset=True)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(Path(recipe).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"recipe {recipe}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -144,39 +155,30 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
     if not equals or not all(parts):
         raise DataError(f"--set {text!r}: expected key=value, such as train.epochs=5")
     try:
-        return parts, tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return parts, value.strip()
+    return parts, parsed["value"] if len(parsed) == 1 else value.strip()
 
 
 def _validate(content: dict[str, Any], label: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(entry["loc"], entry, content) for entry in error.errors()]
+        lines = [_explain(entry) for entry in error.errors()]
         raise DataError(f"{label}: {'; '.join(lines)}") from error
 
 
-def _explain(location: tuple[int | str, ...], entry: Any, content: dict[str, Any]) -> str:
-    model, path = Recipe, []
-    for part in location[:-1]:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            field = model.model_fields.get(str(part))
-            if field is not None:
-                path.append(str(part))
-                model = field.annotation
-                continue
-        # A union's tag, such as "mlp" in model.mlp.hidden: not a key of the recipe.
-        kinds = {"mlp": MlpNetwork}
-        for candidate in getattr(model, "__args__", ()):
-            tag = getattr(candidate, "model_fields", {}).get("kind")
-            if tag is not None:
-                kinds[tag.default] = candidate
-        model = kinds.get(str(part), model)
-    key = ".".join([*path, str(location[-1])])
+def _explain(entry: Any) -> str:
+    """One of pydantic's errors with the recipe's key, and what is allowed there."""
+    # Inside a union the second part is its tag, such as "mlp" in model.mlp.hidden: not a key.
+    location = [part for part in entry["loc"] if part not in _KINDS]
+    key = ".".join(str(part) for part in location)
     if entry["type"] == "extra_forbidden":
-        allowed = ", ".join(getattr(model, "model_fields", {}))
-        return f"unknown key {key}; allowed: {allowed}"
+        section: Any = Recipe
+        for part in entry["loc"][:-1]:
+            section = _KINDS.get(part) or section.model_fields[part].annotation
+        return f"unknown key {key}; allowed: {', '.join(section.model_fields)}"
     if entry["type"] == "missing":
         return f"{key} is required"
     found = entry.get("input")

@@ -9,8 +9,10 @@ import datetime
 import importlib.metadata
 import platform
 import subprocess
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from rich.console import Console
 from artifacts.backends import Model, run_module
 from artifacts.bundle import Bundle, Golden, write_bundle
 from artifacts.devices import resolve_device
+from artifacts.errors import BundleError, DeviceError
 from artifacts.manifest import GOLDEN, PARITY, REPORT, Manifest, Metrics, input_name
 from artifacts.networks import DeployedClassifier, Preprocess, build_network
 from artifacts.references import promote as promote_bundle
@@ -43,7 +46,13 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
     Raises DataError, DeviceError, ParityError or BundleError, each with one line for its reader.
     """
     began = time.perf_counter()
+    _check_writable(store)
     device = resolve_device(recipe.train.device)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            f"the driver shows a CUDA device, but this torch ({torch.__version__}) has no CUDA; "
+            "install its CUDA build, or set train.device=cpu"
+        )
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
     dataset = load_dataset(recipe.data)
@@ -78,7 +87,8 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
 
     model.cpu()
     name = input_name(dataset.input)
-    exported = export_model(model, dataset.train.raw[:16], name)
+    # Made rows: torch.export keeps its example in the file.
+    exported = export_model(model, synthetic_rows(dataset.input, 2), name)
     eager = run_module(model, "cpu")
     held_out = np.concatenate([dataset.validation.raw, dataset.test.raw])
     parity = parity_gate(
@@ -95,6 +105,7 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
     draft = Manifest(
         name=recipe.name,
         version="",
+        content_sha256="",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         task="binary" if len(dataset.labels) == 2 else "multiclass",
         labels=dataset.labels,
@@ -105,7 +116,7 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
         temperature=model.temperature,
         max_batch_size=recipe.export.max_batch_size,
         metrics=metrics,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=_resolved(recipe, device),
         seed=recipe.train.seed,
         data=dataset.info(),
         packages=_package_versions(),
@@ -130,6 +141,23 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
         _say(console, f"promoted: {bundle.manifest.name} now means this version")
     _say(console, f"seconds: {time.perf_counter() - began:.1f}")
     return bundle
+
+
+def _check_writable(store: Path) -> None:
+    """Raise BundleError before the training, not after it, where nothing could be released."""
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=store):
+            pass
+    except OSError as error:
+        raise BundleError(f"the store {store} cannot be written to: {error.strerror}") from error
+
+
+def _resolved(recipe: Recipe, device: str) -> dict[str, Any]:
+    """The recipe as it was carried out: device and threads as they were, without paths."""
+    content = recipe.model_dump(mode="json", exclude={"summary": True, "data": {"path"}})
+    content["train"].update(device=device, threads=torch.get_num_threads())
+    return content
 
 
 def _golden(eager: Model, dataset: Dataset, recipe: Recipe) -> Golden:

@@ -1,0 +1,54 @@
+"""The page at /: what this model is and how to call it, without a word to any other server."""
+
+from __future__ import annotations
+
+import html
+
+from artifacts.bundle import Golden
+from artifacts.manifest import ImageInput, Manifest
+from serving.example import curl_line
+
+_STYLE = """
+:root { color-scheme: light dark } body { font: 16px/1.5 system-ui, sans-serif;
+max-width: 46rem; margin: 2rem auto; padding: 0 1rem } pre { background: #8882; padding: 1rem;
+white-space: pre-wrap; overflow-wrap: anywhere }
+td, th { text-align: left; padding: .2rem 1rem .2rem 0 }
+"""
+
+
+def render_page(manifest: Manifest, golden: Golden, device: str) -> str:
+    """One self-contained HTML page of facts, with a request that works as it stands."""
+    spec = manifest.input
+    if isinstance(spec, ImageInput):
+        colour = "grayscale" if spec.channels == 1 else "RGB"
+        takes = f"{colour} pictures of {spec.height} x {spec.width} pixels; others are resized"
+    else:
+        takes = f"{len(spec.columns)} columns: {', '.join(column.name for column in spec.columns)}"
+    facts = {
+        "labels": ", ".join(manifest.labels),
+        "input": takes,
+        "network": f"{manifest.network.kind}, {manifest.parameters:,} parameters",
+        "created": manifest.created,
+        "runs on": device,
+    }
+    if "test" in manifest.metrics:
+        accuracy = manifest.metrics["test"].accuracy
+        facts["test accuracy"] = (
+            f"{accuracy.value:.4f} (95% interval {accuracy.low:.4f} to {accuracy.high:.4f}, "
+            f"{manifest.metrics['test'].rows} rows)"
+        )
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in facts.items()
+    )
+    curl = curl_line(manifest, golden, "http://localhost:3000")
+    title = html.escape(manifest.reference)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{_STYLE}</style></head><body>
+<h1>{title}</h1><table>{rows}</table>
+<h2>Call it</h2><pre>{html.escape(curl)}</pre>
+<p><a href="docs.json">OpenAPI document</a>, <a href="model">manifest</a>,
+<a href="metrics">metrics</a></p></body></html>
+"""
