@@ -89,9 +89,9 @@ def row(recipe: str, seeds: int, *options: str) -> str:
         gaps.append(metrics["train"].accuracy.value - accuracy[-1])
         seconds.append(took)
         print(f"{recipe} seed {seed}: test accuracy {accuracy[-1]:.4f}, {took:.1f} s", flush=True)
-    spread = statistics.stdev(accuracy)
+    mean, spread = statistics.mean(accuracy), statistics.stdev(accuracy)
     return (
-        f"| {recipe} | {seeds} | {accuracy[0]:.4f} | {statistics.mean(accuracy):.4f} ± {spread:.4f} "
+        f"| {recipe} | {seeds} | {accuracy[0]:.4f} | {mean:.4f} ± {spread:.4f} "
         f"({min(accuracy):.4f} to {max(accuracy):.4f}) | {statistics.mean(gaps):.4f} | "
         f"{statistics.median(seconds):.0f} ({min(seconds):.0f} to {max(seconds):.0f}) |"
     )

@@ -16,8 +16,11 @@ td, th { text-align: left; padding: .2rem 1rem .2rem 0 }
 """
 
 
-def render_page(manifest: Manifest, golden: Golden, device: str) -> str:
-    """One self-contained HTML page of facts, with a request that works as it stands."""
+def render_page(manifest: Manifest, golden: Golden, device: str, url: str) -> str:
+    """One self-contained HTML page of facts, with a request that works as it stands.
+
+    url: where the caller reached the service, without a slash at its end.
+    """
     spec = manifest.input
     if isinstance(spec, ImageInput):
         colour = "grayscale" if spec.channels == 1 else "RGB"
@@ -41,7 +44,7 @@ def render_page(manifest: Manifest, golden: Golden, device: str) -> str:
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
         for name, value in facts.items()
     )
-    curl = curl_line(manifest, golden, "http://localhost:3000")
+    curl = curl_line(manifest, golden, url)
     title = html.escape(manifest.reference)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">

@@ -54,7 +54,6 @@ class ServedModel:
     encode: Callable[[np.ndarray, int | None], bytes]
     description: bytes
     openapi: bytes
-    page: str
 
 
 def serve_model(predictor: Predictor, settings: Settings) -> ServedModel:
@@ -76,7 +75,6 @@ def serve_model(predictor: Predictor, settings: Settings) -> ServedModel:
         encode=response_encoder(manifest),
         description=msgspec.json.encode(about),
         openapi=msgspec.json.encode(openapi_document(manifest, predictor.golden)),
-        page=render_page(manifest, predictor.golden, predictor.device),
     )
 
 
@@ -146,8 +144,11 @@ async def describe_api(request: Request) -> Response:
 
 async def page(request: Request) -> Response:
     """GET /: what this model is."""
+    predictor: Predictor = request.app.state.model.predictor
+    url = str(request.base_url).rstrip("/")
+    content = render_page(predictor.manifest, predictor.golden, predictor.device, url)
     headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-    return HTMLResponse(request.app.state.model.page, headers=headers)
+    return HTMLResponse(content, headers=headers)
 
 
 async def no_route(request: Request) -> Response:

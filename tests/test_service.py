@@ -328,7 +328,8 @@ def test_what_the_service_says_of_itself_is_of_this_model(
             page = client.get("/")
             assert page.status_code == 200 and manifest.reference in page.text
             # Nothing on it, and nothing it may load, is of another server.
-            assert "//" not in page.text.replace("http://localhost:3000", "")
+            assert f"curl {client.base_url}".rstrip("/") in page.text
+            assert "//" not in page.text.replace("http://127.0.0.1:", "")
             assert "default-src 'none'" in page.headers["content-security-policy"]
     columns = docs["components"]["schemas"]["Instance"]["properties"]
     assert list(columns) == [column.name for column in cancer.manifest.input.columns]

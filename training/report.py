@@ -65,7 +65,7 @@ def render_report(
 <p>A {manifest.task} classifier of {len(manifest.labels)} labels:
 {html.escape(", ".join(manifest.labels))}. Trained on {rows["train"]} rows of
 {html.escape(manifest.data.source)}, chosen on {rows["validation"]}, tested once on {rows["test"]}.
-A {manifest.network.kind} network with {manifest.parameters:,} parameters; input:
+Network: {manifest.network.kind}, {manifest.parameters:,} parameters; input:
 {html.escape(_describe_input(manifest))}.</p>
 <h2>How good it is</h2>{metrics}
 <p>Accuracy on the training part is {abs(gap) * 100:.1f} points
