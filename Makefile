@@ -39,6 +39,9 @@ lock:
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --all-extras --group dev \
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --extra serve --constraint requirements.lock \
+		--custom-compile-command "make lock" pyproject.toml -o serving/requirements.lock
 
 clean:
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache
