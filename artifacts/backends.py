@@ -154,18 +154,23 @@ def _open_eager(bundle: Bundle, device: Device) -> Model:
     """The network built from the manifest, with the weights of `state_dict.pt`."""
     import torch
 
-    from artifacts.networks import build_classifier
+    from artifacts.networks import DeployedClassifier, Preprocess, build_network
 
-    model = build_classifier(bundle.manifest)
+    manifest = bundle.manifest
     weights = io.BytesIO(bundle.read(STATE_DICT))
+    # Without storage: a manifest cannot ask for more memory than the weights have.
+    with torch.device("meta"):
+        network = build_network(manifest.network, manifest.input.shape, len(manifest.labels))
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
-        model.network.load_state_dict(state)
+        network.load_state_dict(state, assign=True)
     # weights_only raises pickle.UnpicklingError, a bad archive RuntimeError, other keys either.
     except Exception as error:
         raise BundleError(
             f"{STATE_DICT}: not this network's weights: {_first_line(error)}"
         ) from error
+    preprocess = Preprocess(manifest.preprocessing, manifest.input.shape)
+    model = DeployedClassifier(preprocess, network, manifest.temperature)
     return run_module(model.eval().to(device), device)
 
 

@@ -16,7 +16,6 @@ from artifacts.manifest import (
     Clip,
     Fill,
     LinearNetwork,
-    Manifest,
     MlpNetwork,
     Normalize,
     Scale,
@@ -125,10 +124,3 @@ class DeployedClassifier(nn.Module):
         if logits.shape[1] == 1:
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         return logits, torch.softmax(logits, dim=1)
-
-
-def build_classifier(manifest: Manifest) -> DeployedClassifier:
-    """The eager model that a manifest describes, before its weights are loaded."""
-    preprocess = Preprocess(manifest.preprocessing, manifest.input.shape)
-    network = build_network(manifest.network, manifest.input.shape, len(manifest.labels))
-    return DeployedClassifier(preprocess, network, manifest.temperature)

@@ -328,6 +328,16 @@ def with_pickles(files: dict[str, bytes], name: str, trap: object) -> bytes:
     return rewritten(files[name.replace("_", ".")], trapped)
 
 
+def test_a_manifest_cannot_ask_for_more_memory_than_the_weights_have(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    huge = bundle.manifest.network.model_copy(update={"hidden": (65536, 65536, 65536)})
+    draft = bundle.manifest.model_copy(update={"network": huge})
+    forged = write_bundle(tmp_path / "forged", draft, files_of(bundle))
+    with pytest.raises(BundleError, match=r"state_dict\.pt: not this network's weights"):
+        open_bundle(str(forged.path), backend="eager")
+
+
 def test_fields_that_a_later_release_adds_do_not_close_earlier_bundles(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
