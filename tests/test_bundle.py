@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import artifacts.bundle
 from artifacts.bundle import Bundle, Golden, read_bundle, write_bundle
 from artifacts.errors import BundleError, ParityError
 from artifacts.manifest import BUNDLE_FILES, Manifest
@@ -203,6 +204,23 @@ def test_pickled_code_in_a_bundle_is_never_run(bundle: Bundle, tmp_path: Path) -
     )
     with pytest.raises(BundleError, match=r"state_dict\.pt: not this network's weights"):
         open_bundle(str(forged.path), backend="eager")
+    golden = bundle.golden()
+    objects = np.array([Trap()], dtype=object)
+    pickled = Golden(objects, golden.logits, golden.probabilities, golden.labels)
+    forged = forge(bundle, tmp_path / "forged", golden_npz=pickled.encode())
+    with pytest.raises(BundleError, match=r"golden\.npz: not a golden file"):
+        open_bundle(str(forged.path))
+    # The example inputs are the one pickle that a torch.export archive may hold.
+    armed = io.BytesIO()
+    torch.save((Trap(),), armed)
+    example = rewritten(
+        bundle.read("model.pt2"),
+        lambda name, data: armed.getvalue() if name.endswith("sample_inputs/model.pt") else data,
+    )
+    forged = forge(bundle, tmp_path / "forged", model_pt2=example)
+    with pytest.raises(BundleError, match=r"model\.pt2: cannot load it"):
+        open_bundle(str(forged.path), backend="export")
+    assert not trap.exists()
     for name, backend in (("model_pt2", "export"), ("model_ts", "torchscript")):
         for payload in (pickle.dumps(Trap()), with_pickles(files_of(bundle), name, Trap())):
             forged = forge(bundle, tmp_path / "forged", **{name: payload})
@@ -473,6 +491,21 @@ def test_a_writer_killed_at_any_point_leaves_no_bundle(
     write_bundle(store, bundle.manifest, files_of(bundle))
     assert not left[0].exists()
     assert list(list_bundles(store)) == ["digits"]
+
+
+def test_the_manifest_is_written_last(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    write = artifacts.bundle._write_synced
+
+    def recorded(path: Path, data: bytes) -> None:
+        written.append(path.name)
+        write(path, data)
+
+    monkeypatch.setattr("artifacts.bundle._write_synced", recorded)
+    write_bundle(tmp_path / "store", bundle.manifest, files_of(bundle))
+    assert written[-1] == "manifest.json" and sorted(written[:-1]) == sorted(BUNDLE_FILES)
 
 
 def test_two_writers_at_once_release_one_bundle(bundle: Bundle, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -161,6 +162,41 @@ def test_the_python_api_predicts_pictures_and_rows(
     columns[names[3]][2] = "many"
     with pytest.raises(DataError, match="row 2: column 'mean area': expected a number"):
         table.predict(columns)
+
+
+def test_answers_that_depend_on_the_batch_are_refused_before_the_first(
+    use_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import artifacts.predictor
+    from artifacts import ParityError, open_bundle
+
+    right = artifacts.predictor.open_backend
+
+    def open_dependent(*arguments: object):
+        model = right(*arguments)
+
+        def run(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            logits, probabilities = model(raw)
+            return logits + np.float32(1e-5 if len(raw) == 1 else 0), probabilities
+
+        return run
+
+    monkeypatch.setattr("artifacts.predictor.open_backend", open_dependent)
+    with pytest.raises(ParityError, match="answers depend on the batch: row 0"):
+        open_bundle("digits")
+
+
+def test_no_batch_is_larger_than_the_gate_has_proved(digits: Predictor) -> None:
+    sizes = []
+
+    def watched(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sizes.append(len(raw))
+        return digits.model(raw)
+
+    raw = np.tile(digits.golden.raw, (3, 1, 1, 1))
+    dataclasses.replace(digits, model=watched).run(raw)
+    dataclasses.replace(digits, model=watched).run(raw, batch_size=10**6)
+    assert max(sizes) == digits.manifest.max_batch_size == 256
 
 
 def test_a_row_count_beyond_the_largest_batch_changes_no_bit(digits: Predictor) -> None:

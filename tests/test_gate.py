@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -157,6 +157,34 @@ def test_a_format_that_is_wrong_at_one_batch_size_is_caught(
         gated(files, model)
 
 
+@pytest.mark.parametrize(
+    ("skew", "when", "message"),
+    [
+        (0.1, lambda raw: (raw == 255).all(), r"model\.onnx differs from eager"),
+        # Within the tolerance, but not the same bits.
+        (1e-5, lambda raw: len(raw) == 512, r"answers depend on the batch: .* at 512"),
+    ],
+)
+def test_edge_inputs_and_full_batches_are_compared_in_every_check(
+    monkeypatch: pytest.MonkeyPatch, skew: float, when: Callable, message: str
+) -> None:
+    model = random_model(IMAGE, IMAGE_STEPS, LinearNetwork(), 3)
+    files = export_model(model, rows_of(IMAGE, 4), "images").files
+
+    def open_skewed(payload: bytes, device: str):
+        right = open_onnx(payload, device)
+
+        def run(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            logits, probabilities = right(raw)
+            return logits + np.float32(skew if when(raw) else 0.0), probabilities
+
+        return run
+
+    monkeypatch.setattr("training.gate.open_onnx", open_skewed)
+    with pytest.raises(ParityError, match=message):
+        parity_gate(run_module(model, "cpu"), files, rows_of(IMAGE, 9), IMAGE, 512, quiet)
+
+
 def test_the_largest_batch_is_full_however_few_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model(IMAGE, IMAGE_STEPS, LinearNetwork(), 3)
     files = export_model(model, rows_of(IMAGE, 4), "images").files
@@ -245,6 +273,7 @@ def test_a_flipped_label_and_no_number_never_agree() -> None:
         spoiled[0, 2] = bad
         assert compare((logits, probabilities), (spoiled, probabilities), "cpu").failures
         assert compare((logits, probabilities), (logits, probabilities * bad), "cpu").failures
+        assert compare((spoiled, probabilities), (spoiled, probabilities), "cpu").failures
 
 
 def test_edge_inputs_are_the_ranges_ends_and_beyond() -> None:
