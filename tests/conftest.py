@@ -7,6 +7,7 @@ import os
 # Tiny models: a second thread costs more than it brings, most of all on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+
+from artifacts.bundle import Bundle
 
 ROOT = Path(__file__).parent.parent
 QUICK_DIGITS = ["train.epochs=6", "model.hidden=[48,24]", "export.max_batch_size=256"]
@@ -65,6 +69,28 @@ def cancer(store: Path):
 
     bundle = read_bundle(resolve(store, "breast-cancer"))
     return open_predictor(bundle, backend="onnx", device="cpu", threads=1)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> np.ndarray:
+    """The raw test part of digits, uint8 [359, 1, 8, 8]."""
+    from training.data import load_dataset
+    from training.recipe import DataConfig
+
+    return load_dataset(DataConfig(source="digits")).test.raw
+
+
+@pytest.fixture
+def bundle(store: Path, tmp_path: Path) -> Bundle:
+    """A copy of the digits bundle that a test may spoil, in a store of its own."""
+    from artifacts.bundle import read_bundle
+    from artifacts.references import promote, resolve
+
+    source = read_bundle(resolve(store, "digits"))
+    target = tmp_path / "store" / "digits" / source.manifest.version
+    shutil.copytree(source.path, target)
+    promote(tmp_path / "store", source.manifest.reference)
+    return read_bundle(target)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,123 @@
+"""Real `bentoml serve` processes: how they start, refuse to start, and end."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from artifacts.bundle import Golden, read_bundle, write_bundle
+from artifacts.manifest import BUNDLE_FILES
+from artifacts.predictor import Predictor
+from artifacts.references import resolve
+from tests.answers import Serve, probabilities_in
+from tests.conftest import start_server, stop_server, wait_until_ready
+
+
+def test_termination_answers_what_was_accepted_and_exits_with_0(
+    store: Path, tmp_path: Path, digits: Predictor
+) -> None:
+    server = start_server(tmp_path / "log", PARITYLINE_STORE=str(store), PARITYLINE_BUNDLE="digits")
+    wait_until_ready(server)
+    body = {"instances": digits.golden.raw[:, 0].tolist() * 8}
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        calls = [
+            pool.submit(httpx.post, f"{server.url}/predict", json=body, timeout=60)
+            for _ in range(4)
+        ]
+        time.sleep(0.15)
+        server.process.send_signal(signal.SIGTERM)
+        for call in calls:
+            assert call.result().status_code == 200
+    assert server.process.wait(timeout=60) == 0
+
+
+def refused(tmp_path: Path, **environment: str) -> str:
+    """What `bentoml serve` says when it refuses to start; its exit status must not be 0."""
+    server = start_server(tmp_path / "refused.log", **environment)
+    assert server.process.wait(timeout=90) == 1
+    said = server.log.read_text()
+    assert "Traceback" not in said
+    return said
+
+
+def test_a_spoiled_bundle_is_not_served(store: Path, tmp_path: Path) -> None:
+    """Promises 3 and 7: tampered, missing, cut short, unknown, disagreeing."""
+    source = read_bundle(resolve(store, "digits"))
+    golden = source.golden()
+    wrong = Golden(golden.raw, golden.logits[::-1], golden.probabilities[::-1], golden.labels)
+    files = {name: source.read(name) for name in BUNDLE_FILES}
+    forged = write_bundle(
+        tmp_path / "forged", source.manifest, {**files, "golden.npz": wrong.encode()}
+    )
+    cases = {"golden.npz disagrees on cpu: row 0: expected": forged.path}
+    for name, spoil in {
+        "model.onnx: expected sha256": lambda p: (p / "model.onnx").write_bytes(
+            files["model.onnx"][:-1] + b"x"
+        ),
+        "model.pt2: missing": lambda p: (p / "model.pt2").unlink(),
+        "manifest.json: not JSON, or cut short": lambda p: (p / "manifest.json").write_text("{"),
+        "expected schema_version 1, found 9": lambda p: (p / "manifest.json").write_text(
+            '{"schema_version": 9}'
+        ),
+    }.items():
+        target = tmp_path / f"case{len(cases)}"
+        shutil.copytree(source.path, target)
+        spoil(target)
+        cases[name] = target
+    for message, path in cases.items():
+        said = refused(tmp_path, PARITYLINE_BUNDLE=str(path))
+        assert message in said, said
+
+
+def test_without_a_choice_the_names_are_listed(store: Path, tmp_path: Path) -> None:
+    said = refused(tmp_path, PARITYLINE_STORE=str(store), PARITYLINE_BUNDLE="")
+    assert "there are: breast-cancer, digits" in said
+    said = refused(tmp_path, PARITYLINE_STORE=str(store), PARITYLINE_BUNDLE="nothing")
+    assert "no bundle named 'nothing'" in said
+
+
+def test_a_device_or_setting_that_is_not_there_is_an_error(store: Path, tmp_path: Path) -> None:
+    environment = {"PARITYLINE_STORE": str(store), "PARITYLINE_BUNDLE": "digits"}
+    said = refused(tmp_path, PARITYLINE_BACKEND="tensorrt", **environment)
+    assert "PARITYLINE_BACKEND: expected one of onnx, torchscript, export, eager" in said
+    said = refused(tmp_path, PARITYLINE_MAX_BODY_BYTES="much", **environment)
+    assert "PARITYLINE_MAX_BODY_BYTES: expected a whole number" in said
+    said = refused(tmp_path, PARITYLINE_DEVICE="cuda", CUDA_VISIBLE_DEVICES="", **environment)
+    assert "device cuda was asked for" in said
+
+
+@pytest.mark.parametrize("backend", ["torchscript", "export", "eager"])
+def test_other_backends_answer_within_the_tolerance(
+    store: Path, tmp_path: Path, digits: Predictor, backend: str
+) -> None:
+    server = start_server(
+        tmp_path / "log",
+        PARITYLINE_STORE=str(store), PARITYLINE_BUNDLE="digits", PARITYLINE_BACKEND=backend,
+    )  # fmt: skip
+    try:
+        wait_until_ready(server)
+        with server.client() as client:
+            assert client.get("/model").json()["backend"] == backend
+            body = {"instances": digits.golden.raw[:40, 0].tolist()}
+            answer = probabilities_in(client.post("/predict", json=body), digits)
+            np.testing.assert_allclose(answer, digits.golden.probabilities[:40], atol=1e-4)
+    finally:
+        assert stop_server(server) == 0
+
+
+def test_the_curl_line_at_start_works(serve: Serve, digits: Predictor) -> None:
+    lines = serve("digits").log.read_text().splitlines()
+    command = next(line for line in lines if line.startswith("curl "))
+    command = command.replace("localhost", "127.0.0.1")
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    answer = json.loads(result.stdout)["predictions"][0]
+    assert answer["index"] == digits.golden.probabilities[0].argmax()
