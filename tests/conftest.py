@@ -7,6 +7,7 @@ import os
 # Tiny models: a second thread costs more than it brings, most of all on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import fcntl
 import shutil
 import signal
 import socket
@@ -36,9 +37,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from training.recipe import load_recipe
     from training.run import run
 
-    folder = tmp_path_factory.mktemp("store")
-    for name, overrides in (("digits", QUICK_DIGITS), ("breast-cancer", QUICK_CANCER)):
-        run(load_recipe(name, overrides), folder, promote=True, console=Console(quiet=True))
+    # One folder for all of pytest-xdist's workers; the first to come trains.
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder = root / "trained-store"
+    with (root / "trained-store.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for name, overrides in (("digits", QUICK_DIGITS), ("breast-cancer", QUICK_CANCER)):
+            if not (folder / name / "promoted").exists():
+                recipe = load_recipe(name, overrides)
+                run(recipe, folder, promote=True, console=Console(quiet=True))
     return folder
 
 

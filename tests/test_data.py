@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifacts.errors import DataError
-from training.data import Dataset, Part, check_labels, load_dataset, preprocessing, split
+from training.data import (
+    Dataset,
+    Part,
+    _breast_cancer,
+    _digits,
+    check_labels,
+    load_dataset,
+    preprocessing,
+    split,
+)
 from training.idx import read_idx
 from training.recipe import DataConfig
 
@@ -167,3 +176,40 @@ def test_digits_are_real_and_complete() -> None:
     dataset = load_dataset(DataConfig(source="digits"))
     assert sum(len(part) for part in dataset.parts.values()) == 1797
     assert dataset.train.raw.dtype == np.uint8 and dataset.train.raw.max() == 255
+
+
+def test_ranges_come_from_the_training_part_alone() -> None:
+    dataset = load_dataset(DataConfig(source="breast-cancer"))
+    columns, raw = dataset.input.columns, dataset.train.raw
+    assert [column.low for column in columns] == raw.min(axis=0).tolist()
+    assert [column.high for column in columns] == raw.max(axis=0).tolist()
+    assert [column.typical for column in columns] == np.median(raw, axis=0).tolist()
+    # Otherwise this shows nothing.
+    assert (dataset.test.raw.max(axis=0) > raw.max(axis=0)).any()
+
+
+def rows_in(*parts: Part) -> list[bytes]:
+    return sorted(
+        row.tobytes() + bytes([label])
+        for part in parts
+        for row, label in zip(part.raw, part.labels, strict=True)
+    )
+
+
+@pytest.mark.parametrize("source", ["digits", "breast-cancer"])
+def test_the_parts_are_the_set_each_row_once(source: str) -> None:
+    raw, labels = (_digits() if source == "digits" else _breast_cancer())[:2]
+    dataset = load_dataset(DataConfig(source=source))
+    assert rows_in(*dataset.parts.values()) == rows_in(Part(raw, labels))
+
+
+def test_the_test_part_is_the_test_files(tmp_path: Path) -> None:
+    write_idx_set(tmp_path)
+    dataset = load_dataset(DataConfig(source="mnist", path=str(tmp_path), val_fraction=0.2))
+    for prefix, parts in (
+        ("train", (dataset.train, dataset.validation)),
+        ("t10k", (dataset.test,)),
+    ):
+        raw = read_idx(tmp_path / f"{prefix}-images-idx3-ubyte.gz", dimensions=3)
+        labels = read_idx(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", dimensions=1)
+        assert rows_in(*parts) == rows_in(Part(raw, labels.astype(np.int64)))

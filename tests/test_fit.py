@@ -183,3 +183,30 @@ def test_metrics_equal_scikit_learn() -> None:
     np.testing.assert_array_equal(
         confusion_matrix(predicted, labels, 4), reference(labels, predicted)
     )
+
+
+def test_a_validation_loss_that_is_no_number_stops_too() -> None:
+    held = rows(100, seed=5)
+    spoiled = Part(held.raw * np.float32(np.nan), held.labels)
+    network = build_network(LinearNetwork(), (5,), 3)
+    with pytest.raises(DataError, match=r"the loss became \d.*\(validation nan\) in epoch 1"):
+        fit(network, nn.Identity(), rows(100), spoiled, TrainConfig(epochs=2), CPU, lambda _: None)
+
+
+def test_dropout_depends_on_the_recipes_seed_alone() -> None:
+    states = []
+    for drawn in (0, 5):
+        torch.manual_seed(1)
+        network = build_network(MlpNetwork(hidden=(16,), dropout=0.5), (5,), 3)
+        torch.rand(drawn)
+        fit(
+            network,
+            nn.Identity(),
+            rows(100),
+            rows(50, seed=5),
+            TrainConfig(epochs=1),
+            CPU,
+            lambda _: None,
+        )
+        states.append(network.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])

@@ -325,3 +325,20 @@ def test_the_state_dict_is_the_networks_alone(digits: Predictor) -> None:
     bundle: Bundle = digits.bundle
     weights = torch.load(io.BytesIO(bundle.read(STATE_DICT)), weights_only=True, map_location="cpu")
     assert all(key[0].isdigit() for key in weights)
+
+
+def test_the_onnx_file_holds_no_metadata() -> None:
+    model = random_model(IMAGE, IMAGE_STEPS, MlpNetwork(hidden=(8,)), 3)
+    proto = onnx.load_from_string(export_model(model, rows_of(IMAGE, 4), "images").files[ONNX])
+    graph = proto.graph
+    items = [
+        proto,
+        graph,
+        *graph.node,
+        *graph.initializer,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *proto.functions,
+    ]
+    assert not any(item.metadata_props or item.doc_string for item in items)

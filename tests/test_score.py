@@ -17,9 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from artifacts.cells import encode_columns
 from artifacts.errors import DataError
+from artifacts.manifest import Column, TableInput
 from artifacts.pixels import encode_png
 from artifacts.predictor import Predictor
+from serving.columns import encode_table
 from serving.score import score_file
 from tests.conftest import Server
 
@@ -333,3 +336,33 @@ def test_a_long_text_cell_is_passed_through(cancer: Predictor, tmp_path: Path) -
     base = cancer.golden.raw[0].tolist()
     write_csv(tmp_path / "a.csv", ["note", *names(cancer)], [["x" * 3_000_000, *base]] * 2)
     assert score_file(cancer, tmp_path / "a.csv", tmp_path / "out").rows_scored == 2
+
+
+@pytest.mark.parametrize("cell", ["-nan", "inf", "NaN"])
+def test_a_text_that_arrow_reads_alone_is_read_by_our_rule(cell: str) -> None:
+    spec = TableInput(columns=(Column(name="a", missing="fill", low=0, high=1, typical=0.5),))
+    _raw, bad = encode_table(pa.table({"a": ["1", cell]}), spec)
+    _expected, expected_bad = encode_columns([["1", cell]], spec)
+    assert bad == expected_bad
+    assert (1 in bad) == (cell != "NaN")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_job_that_ends_early_takes_its_finished_parts_away(
+    cancer: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    np.savez(tmp_path / "rows.npz", cells=np.tile(cancer.golden.raw, (2, 1))[:200])
+    monkeypatch.setattr("serving.readers._CHUNK_ROWS", 50)
+    write_table, seen = pq.write_table, []
+
+    def full(*given: object, **options: object) -> None:
+        seen.append(sorted(path.name for path in (tmp_path / "out").glob("part-*")))
+        if len(seen) == 3:
+            raise error
+        write_table(*given, **options)
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises((DataError, KeyboardInterrupt)):
+        score_file(cancer, tmp_path / "rows.npz", tmp_path / "out")
+    assert seen[2] == ["part-00000.parquet", "part-00001.parquet"]
+    assert list((tmp_path / "out").iterdir()) == []

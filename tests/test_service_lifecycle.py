@@ -95,7 +95,7 @@ def test_a_device_or_setting_that_is_not_there_is_an_error(store: Path, tmp_path
     assert "device cuda was asked for" in said
 
 
-@pytest.mark.parametrize("backend", ["torchscript", "export", "eager"])
+@pytest.mark.parametrize("backend", ["torchscript", "eager"])
 def test_other_backends_answer_within_the_tolerance(
     store: Path, tmp_path: Path, digits: Predictor, backend: str
 ) -> None:
