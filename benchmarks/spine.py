@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import base64
-import importlib.metadata
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -30,9 +28,9 @@ import pyarrow.parquet as pq
 from artifacts.bundle import Bundle
 from artifacts.pixels import encode_png
 from artifacts.references import open_reference
+from benchmarks.results import machine, write
 from training.idx import read_idx_set
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
 TITLE = "## The whole line (spine.py)"
 ROOT = Path(__file__).parent.parent
 REQUEST_ROWS = 500
@@ -45,7 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     folder = str(Path(arguments.fashion_mnist).resolve())
-    lines = [TITLE, "", machine(), ""]
+    lines = [f"{machine()} A seed decides split, weights and order.", ""]
     lines += [
         "| recipe | seeds | test accuracy: seed 0 | mean ± sd (min to max) | train - test, mean "
         "| seconds of `parityline train`, median (min to max) |",
@@ -57,26 +55,7 @@ def main() -> None:
         lines.append(row("breast-cancer", 2 * arguments.seeds))
         lines.append(row("fashion-mnist", 3, "--data", folder))
         lines += ["", *serve_and_score(Path(folder), Path(temporary)), ""]
-    write(lines)
-
-
-def machine() -> str:
-    versions = ", ".join(
-        f"{package} {importlib.metadata.version(package)}"
-        for package in ("torch", "onnxruntime-gpu", "bentoml", "numpy")
-    )
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return (
-        f"{time.strftime('%Y-%m-%d')}; {model}, {os.cpu_count()} cores, CPU only; "
-        f"Python {platform.python_version()}, {versions}. A seed decides split, weights and order."
-    )
+    write(TITLE, lines)
 
 
 def row(recipe: str, seeds: int, *options: str) -> str:
@@ -182,16 +161,6 @@ def wait(url: str) -> None:
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float((probabilities.argmax(axis=1) == labels).mean())
-
-
-def write(lines: list[str]) -> None:
-    """Replace this script's section of RESULTS.md."""
-    text = RESULTS.read_text() if RESULTS.exists() else "# What was measured\n"
-    before, _, rest = text.partition(TITLE)
-    _, heading, after = rest.partition("\n## ")
-    section = "\n".join(lines).rstrip() + "\n"
-    RESULTS.write_text(before.rstrip() + "\n\n" + section + (heading + after if heading else ""))
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":

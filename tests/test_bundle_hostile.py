@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from artifacts.backends import open_export
 from artifacts.bundle import Bundle, Golden, write_bundle
 from artifacts.errors import BundleError, ParityError
 from artifacts.predictor import open_bundle
@@ -46,8 +47,8 @@ def test_a_golden_file_of_pickles_or_other_shapes_is_refused(
         "raw: expected uint8": floats,
         "expected finite logits": infinite,
     }
-    for message, spoiled in cases.items():
-        forged = forge(bundle, tmp_path / message, golden_npz=spoiled.encode())
+    for number, (message, spoiled) in enumerate(cases.items()):
+        forged = forge(bundle, tmp_path / f"case{number}", golden_npz=spoiled.encode())
         with pytest.raises(BundleError, match=message):
             open_bundle(str(forged.path))
     payload = golden.encode()
@@ -123,6 +124,40 @@ def test_pickled_code_in_a_bundle_is_never_run(bundle: Bundle, tmp_path: Path) -
             forged = forge(bundle, tmp_path / "forged", **{name: payload})
             with pytest.raises(BundleError):
                 open_bundle(str(forged.path), backend=backend)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("vetted", [True, False])
+def test_a_pickled_tensor_in_an_export_is_never_loaded(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vetted: bool
+) -> None:
+    """Two guards, each of which holds alone."""
+    import torch
+
+    trap = tmp_path / "sprung"
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (os.mkdir, (str(trap),))
+
+    saved = io.BytesIO()
+    torch.save(Trap(), saved)
+
+    def armed(name: str, data: bytes) -> bytes:
+        if name.endswith("weights_config.json"):
+            content = json.loads(data)
+            for weight in content["config"].values():
+                weight["use_pickle"] = True
+            return json.dumps(content).encode()
+        return saved.getvalue() if "/data/weights/weight_" in name else data
+
+    payload = rewritten(bundle.read("model.pt2"), armed)
+    assert b'"use_pickle": true' in payload
+    if not vetted:
+        monkeypatch.setattr("artifacts.backends.vet_export", lambda _: None)
+    reason = "it holds a pickled tensor" if vetted else "UnpicklingError"
+    with pytest.raises(BundleError, match=rf"model\.pt2: cannot load it: {reason}"):
+        open_export(payload, "cpu")
     assert not trap.exists()
 
 

@@ -43,7 +43,10 @@ def test_termination_answers_what_was_accepted_and_exits_with_0(
 def refused(tmp_path: Path, **environment: str) -> str:
     """What `bentoml serve` says when it refuses to start; its exit status must not be 0."""
     server = start_server(tmp_path / "refused.log", **environment)
-    assert server.process.wait(timeout=90) == 1
+    try:
+        assert server.process.wait(timeout=90) == 1
+    finally:
+        server.process.kill()
     said = server.log.read_text()
     assert "Traceback" not in said
     return said

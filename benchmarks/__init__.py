@@ -1,0 +1,1 @@
+"""Measurements, each written to its own section of RESULTS.md."""
