@@ -20,26 +20,26 @@ def summary_lines(bundle: Bundle) -> list[str]:
         takes = f"{len(spec.columns)} columns: {', '.join(c.name for c in spec.columns)}"
     lines = [
         manifest.reference,
-        f"  path      {bundle.path}",
-        f"  created   {manifest.created}",
-        f"  task      {manifest.task}: {', '.join(manifest.labels)}",
-        f"  input     {takes}",
-        f"  network   {manifest.network.kind}, {manifest.parameters:,} parameters",
-        f"  data      {manifest.data.source}, fingerprint {manifest.data.fingerprint[:16]}",
+        f"  path       {bundle.path}",
+        f"  created    {manifest.created}",
+        f"  task       {manifest.task}: {', '.join(manifest.labels)}",
+        f"  input      {takes}",
+        f"  network    {manifest.network.kind}, {manifest.parameters:,} parameters",
+        f"  data       {manifest.data.source}, fingerprint {manifest.data.fingerprint[:16]}",
     ]
     for part, metrics in manifest.metrics.items():
         accuracy, loss = metrics.accuracy, metrics.log_loss
         lines.append(
-            f"  {part:<10}accuracy {accuracy.value:.4f} [{accuracy.low:.4f}, {accuracy.high:.4f}]"
+            f"  {part:<11}accuracy {accuracy.value:.4f} [{accuracy.low:.4f}, {accuracy.high:.4f}]"
             f"  log loss {loss.value:.4f} [{loss.low:.4f}, {loss.high:.4f}]  n = {metrics.rows}"
         )
     for file, parity in manifest.parity.items():
         lines.append(
-            f"  parity    {file}: largest difference {parity.max_abs_diff:.2g}, "
+            f"  parity     {file}: largest difference {parity.max_abs_diff:.2g}, "
             f"{parity.label_disagreements} other labels in {parity.rows} answers"
         )
     for file, info in sorted(manifest.files.items()):
-        lines.append(f"  file      {file:<14}{info.size:>12,} bytes  sha256 {info.sha256[:16]}")
+        lines.append(f"  file       {file:<14}{info.size:>12,} bytes  sha256 {info.sha256[:16]}")
     return lines
 
 

@@ -118,6 +118,7 @@ def _call_is_allowed(function: ast.expr) -> bool:
 
 
 def _entries(payload: bytes, file: str) -> dict[str, bytes]:
+    """Every entry's name; the content of those that are code or JSON."""
     try:
         with zipfile.ZipFile(io.BytesIO(payload)) as archive:
             names = archive.namelist()
@@ -126,8 +127,9 @@ def _entries(payload: bytes, file: str) -> dict[str, bytes]:
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
                 raise _refused(file, "a compressed entry")
             return {
-                name: archive.read(name) for name in names if name.endswith((".py", ".json"))
-            } | {name: b"" for name in names if not name.endswith((".py", ".json"))}
+                name: archive.read(name) if name.endswith((".py", ".json")) else b""
+                for name in names
+            }
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise BundleError(f"{file}: cannot load it: not an archive: {error}") from error
 
