@@ -213,3 +213,22 @@ def test_the_test_part_is_the_test_files(tmp_path: Path) -> None:
         raw = read_idx(tmp_path / f"{prefix}-images-idx3-ubyte.gz", dimensions=3)
         labels = read_idx(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", dimensions=1)
         assert rows_in(*parts) == rows_in(Part(raw, labels.astype(np.int64)))
+
+
+def test_a_set_that_cannot_be_downloaded_says_what_to_give_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import datasets
+
+    def no_network(**_: object) -> None:
+        raise RuntimeError("Error downloading:\nTried a mirror, got:\nno route")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "FashionMNIST", no_network)
+    with pytest.raises(DataError, match="could not be downloaded to data .*--data") as error:
+        load_dataset(DataConfig(source="fashion-mnist"))
+    assert "\n" not in str(error.value)
+    # What is there already is not downloaded again.
+    write_idx_set(tmp_path / "data" / "FashionMNIST" / "raw", compressed=False)
+    config = DataConfig(source="fashion-mnist", val_fraction=0.2)
+    assert len(load_dataset(config).test) == 20

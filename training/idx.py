@@ -108,7 +108,8 @@ def _download(source: str, folder: Path) -> None:
         getattr(datasets, _CLASSES[source])(root=folder, download=True)
     # torchvision raises URLError (an OSError) or RuntimeError when no mirror answers.
     except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
         raise DataError(
-            f"{source} could not be downloaded to {folder} ({error}); "
+            f"{source} could not be downloaded to {folder} ({reason}); "
             "give the folder that holds its idx files with --data"
         ) from error

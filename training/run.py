@@ -181,7 +181,8 @@ def _say(console: Console, line: str) -> None:
 def _device_name(device: str) -> str:
     if device == "cuda":
         return f"cuda ({torch.cuda.get_device_name()})"
-    return f"cpu ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"cpu ({threads} thread{'' if threads == 1 else 's'})"
 
 
 def _fit_line(fitted: Fit) -> str:
