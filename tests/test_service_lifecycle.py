@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import io
 import json
 import shutil
 import signal
@@ -10,9 +11,9 @@ import subprocess
 import time
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from artifacts.bundle import Golden, read_bundle, write_bundle
 from artifacts.manifest import BUNDLE_FILES
@@ -23,17 +24,20 @@ from tests.conftest import start_server, stop_server, wait_until_ready
 
 
 def test_termination_answers_what_was_accepted_and_exits_with_0(
-    store: Path, tmp_path: Path, digits: Predictor
+    store: Path, tmp_path: Path
 ) -> None:
     server = start_server(tmp_path / "log", PARITYLINE_STORE=str(store), PARITYLINE_BUNDLE="digits")
     wait_until_ready(server)
-    body = {"instances": digits.golden.raw[:, 0].tolist() * 8}
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    # 49 million pixels take a while to decode, so that these are under way when the signal comes.
+    buffer = io.BytesIO()
+    Image.new("1", (7000, 7000), 1).save(buffer, format="PNG", optimize=True)
+    with server.client() as client, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: client.get("/livez"), range(4)))
         calls = [
-            pool.submit(httpx.post, f"{server.url}/predict", json=body, timeout=60)
-            for _ in range(4)
+            pool.submit(client.post, "/predict/image", content=buffer.getvalue()) for _ in range(4)
         ]
-        time.sleep(0.15)
+        time.sleep(0.3)
+        assert not all(call.done() for call in calls)
         server.process.send_signal(signal.SIGTERM)
         for call in calls:
             assert call.result().status_code == 200
