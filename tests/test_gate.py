@@ -273,6 +273,8 @@ def test_a_flipped_label_and_no_number_never_agree() -> None:
         spoiled[0, 2] = bad
         assert compare((logits, probabilities), (spoiled, probabilities), "cpu").failures
         assert compare((logits, probabilities), (logits, probabilities * bad), "cpu").failures
+        # An infinite logit is allowed an infinite difference, unless it is refused itself.
+        assert compare((spoiled, probabilities), (logits, probabilities), "cpu").failures
         assert compare((spoiled, probabilities), (spoiled, probabilities), "cpu").failures
 
 
