@@ -37,10 +37,10 @@ lint: $(READY)
 # After a change of dependencies. Versions and hashes only: the index is each machine's own.
 lock:
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --all-extras --group dev \
+		--all-extras --group dev \
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --extra serve --constraint requirements.lock \
+		--extra serve --constraint requirements.lock \
 		--custom-compile-command "make lock" pyproject.toml -o serving/requirements.lock
 
 clean:

@@ -59,11 +59,13 @@ def score_file(
     chunks = read_chunks(path, predictor.manifest.input)
     # The first chunk shows what is wrong with the input before anything is written.
     first = next(chunks, None)
-    written: list[Path] = []
-    _make_empty_folder(out)
+    claim = _claim_empty_folder(out)
+    written = [claim]
     try:
         head = () if first is None else (first,)
-        return _score(predictor, itertools.chain(head, chunks), path, out, batch_size, written)
+        summary = _score(predictor, itertools.chain(head, chunks), path, out, batch_size, written)
+        claim.unlink()
+        return summary
     except BaseException as error:
         # Half a result looks like a whole one: a job that ends early leaves none.
         for file in written:
@@ -145,14 +147,20 @@ def answer_table(manifest: Manifest, chunk: Chunk, probabilities: np.ndarray) ->
     return pa.table({**passed, **answers})
 
 
-def _make_empty_folder(out: Path) -> None:
+def _claim_empty_folder(out: Path) -> Path:
+    """A new file in the folder, which was empty: of two jobs at once, one gets it."""
+    claim = out / ".scoring"
     try:
         out.mkdir(parents=True, exist_ok=True)
         left = sorted(entry.name for entry in out.iterdir())
+        if left:
+            raise DataError(f"--out {out}: expected a new or empty folder, found {left[0]} in it")
+        claim.touch(exist_ok=False)
+    except FileExistsError as error:
+        raise DataError(f"--out {out}: another job is writing there, or it is a file") from error
     except OSError as error:
         raise DataError(f"--out {out}: {error.strerror}") from error
-    if left:
-        raise DataError(f"--out {out}: expected a new or empty folder, found {left[0]} in it")
+    return claim
 
 
 def _temporary(file: Path) -> Path:

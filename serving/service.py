@@ -38,8 +38,8 @@ class Classifier:
 
     def __init__(self) -> None:
         """Load, verify and check the model; BentoML opens the routes after this."""
-        self.predictor = open_served(read_settings())
-        app.state.model = serve_model(self.predictor, read_settings())
+        settings = read_settings()
+        app.state.model = serve_model(open_served(settings), settings)
         # What start-up made stays for ever: without it in the collector's way, a full
         # collection does not stop requests for 100 ms.
         gc.collect()

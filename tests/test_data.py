@@ -80,7 +80,7 @@ def test_another_seed_gives_another_split() -> None:
 
 def test_a_class_with_too_few_rows_to_split_is_named() -> None:
     labels = np.array([0] * 10 + [1] * 2)
-    with pytest.raises(DataError, match="class 'rare' has 2 rows: too few to split into 3 parts"):
+    with pytest.raises(DataError, match="class 'rare': 2 rows, too few to split into 3 parts"):
         split(labels, ("common", "rare"), (0.15, 0.2), 0)
 
 

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import serving.score
 from artifacts.cells import encode_columns
 from artifacts.errors import DataError
 from artifacts.manifest import Column, TableInput
@@ -366,3 +367,27 @@ def test_a_job_that_ends_early_takes_its_finished_parts_away(
         score_file(cancer, tmp_path / "rows.npz", tmp_path / "out")
     assert seen[2] == ["part-00000.parquet", "part-00001.parquet"]
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_two_jobs_at_once_never_share_a_folder(
+    cancer: Predictor, rows: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second sees an empty folder too, as it may when both look at the same moment."""
+    np.savez(tmp_path / "rows.npz", cells=rows)
+    out = tmp_path / "out"
+    score = serving.score._score
+
+    def second_job_meanwhile(*arguments: object) -> object:
+        with pytest.raises(DataError, match="found .scoring in it"):
+            score_file(cancer, tmp_path / "rows.npz", out)
+        with monkeypatch.context() as blind:
+            blind.setattr(Path, "iterdir", lambda _: iter(()))
+            with pytest.raises(DataError, match="another job is writing there"):
+                score_file(cancer, tmp_path / "rows.npz", out)
+        return score(*arguments)
+
+    monkeypatch.setattr("serving.score._score", second_job_meanwhile)
+    assert score_file(cancer, tmp_path / "rows.npz", out).rows_scored == len(rows)
+    assert sorted(entry.name for entry in out.iterdir()) == [
+        "part-00000.parquet", "rejected.parquet", "summary.json",
+    ]  # fmt: skip

@@ -162,8 +162,9 @@ def split(
         rows = generator.permutation(np.flatnonzero(labels == index))
         sizes = [max(1, round(fraction * len(rows))) for fraction in fractions]
         if len(rows) - sum(sizes) < 1:
+            rows_text = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
             raise DataError(
-                f"class {name!r} has {len(rows)} rows: too few to split into {len(parts)} parts "
+                f"class {name!r}: {rows_text}, too few to split into {len(parts)} parts "
                 f"(at least {len(parts)} are needed)"
             )
         start = 0
@@ -181,7 +182,7 @@ def check_labels(labels: np.ndarray, names: tuple[str, ...], what: str) -> None:
         row = int(outside[0])
         raise DataError(
             f"{what}: row {row}: expected a label from 0 to {len(names) - 1}, "
-            f"found {int(labels[row])} ({len(outside)} rows out of range)"
+            f"found {int(labels[row])} (labels out of range: {len(outside)})"
         )
     present = np.unique(labels)
     if len(present) < 2:

@@ -22,7 +22,7 @@ from artifacts.backends import Model, run_module
 from artifacts.bundle import Bundle, Golden, write_bundle
 from artifacts.devices import resolve_device
 from artifacts.errors import BundleError, DeviceError
-from artifacts.manifest import GOLDEN, PARITY, REPORT, Manifest, Metrics, input_name
+from artifacts.manifest import BUNDLE_FILES, GOLDEN, PARITY, REPORT, Manifest, Metrics, input_name
 from artifacts.networks import DeployedClassifier, Preprocess, build_network
 from artifacts.references import promote as promote_bundle
 from training.data import Dataset, load_dataset, preprocessing
@@ -134,6 +134,7 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
         PARITY: encode_parity(parity),
         REPORT: render_report(draft, fitted, parity, confusion).encode(),
     }
+    assert set(files) == set(BUNDLE_FILES), sorted(files)
     bundle = write_bundle(store, draft, files)
     _say(console, f"released: {bundle.manifest.reference} ({bundle.path})")
     if promote:
