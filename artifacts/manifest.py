@@ -11,7 +11,11 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from artifacts.configs import NetworkConfig
+from artifacts.inputs import Frozen, InputSpec, input_name
+from artifacts.steps import Encode, Reorder, Step
 
 SCHEMA_VERSION: Literal[1] = 1
 VERSION_LENGTH = 12
@@ -29,134 +33,6 @@ FILE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9]+)+$"
 _OUTSIDE_CONTENT = {"version", "content_sha256", "created", "commit"}
 
 
-class Frozen(BaseModel):
-    """Immutable, and a key that is not known is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ImageInput(Frozen):
-    """Pictures. Raw input: uint8, [N, channels, height, width], RGB or grayscale, 0 to 255.
-
-    fit: what becomes of an encoded picture of another size. "crop" resizes the shorter side and
-    cuts the middle out; "stretch" resizes both sides.
-    """
-
-    kind: Literal["image"] = "image"
-    channels: Literal[1, 3]
-    height: int = Field(ge=1)
-    width: int = Field(ge=1)
-    fit: Literal["crop", "stretch"] = "crop"
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one row of raw input."""
-        return (self.channels, self.height, self.width)
-
-
-class Column(Frozen):
-    """A numeric column of a table.
-
-    missing: "reject" makes a missing cell an error of its row; "fill" lets the graph fill it.
-    low, high, typical: the training part's range and median, for forms, checks and examples.
-    """
-
-    name: str = Field(min_length=1)
-    type: Literal["number"] = "number"
-    missing: Literal["reject", "fill"] = "reject"
-    low: float
-    high: float
-    typical: float
-
-
-class TableInput(Frozen):
-    """Rows of numbers. Raw input: float64, [N, len(columns)], NaN where a cell is missing."""
-
-    kind: Literal["table"] = "table"
-    columns: tuple[Column, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> TableInput:
-        names = [column.name for column in self.columns]
-        if len(set(names)) != len(names):
-            raise ValueError("column names must be unique")
-        return self
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one row of raw input."""
-        return (len(self.columns),)
-
-
-InputSpec = Annotated[ImageInput | TableInput, Field(discriminator="kind")]
-
-
-class Scale(Frozen):
-    """float32(x) * factor."""
-
-    step: Literal["scale"] = "scale"
-    factor: float
-
-
-class Normalize(Frozen):
-    """(x - mean) / std, for each channel or column, in the precision that x has; then float32."""
-
-    step: Literal["normalize"] = "normalize"
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
-
-    @model_validator(mode="after")
-    def _same_length(self) -> Normalize:
-        if len(self.mean) != len(self.std):
-            raise ValueError("mean and std must have the same length")
-        return self
-
-
-class Fill(Frozen):
-    """NaN becomes the column's value."""
-
-    step: Literal["fill"] = "fill"
-    values: tuple[float, ...]
-
-
-class Clip(Frozen):
-    """Cut at -limit and +limit, so that no input, however wild, overflows the network."""
-
-    step: Literal["clip"] = "clip"
-    limit: float = Field(gt=0)
-
-
-Step = Annotated[Scale | Normalize | Fill | Clip, Field(discriminator="step")]
-
-
-class LinearNetwork(Frozen):
-    """Logistic regression: one linear layer."""
-
-    kind: Literal["linear"] = "linear"
-    init: Literal["kaiming", "xavier"] = "xavier"
-
-
-class MlpNetwork(Frozen):
-    """Fully connected: for each width linear, batch norm if asked, activation, dropout; a head.
-
-    The activations are those that ONNX Runtime computes bit for bit alike at every batch size on
-    CPU (ELU, SELU and Mish differ in the last bit with a row's place in the batch).
-    """
-
-    kind: Literal["mlp"] = "mlp"
-    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
-        default=(128, 64), min_length=1
-    )
-    activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh"] = "relu"
-    batch_norm: bool = True
-    dropout: float = Field(default=0.2, ge=0, lt=1)
-    init: Literal["kaiming", "xavier"] = "kaiming"
-
-
-NetworkConfig = Annotated[LinearNetwork | MlpNetwork, Field(discriminator="kind")]
-
-
 class Estimate(Frozen):
     """A figure and its 95% interval."""
 
@@ -166,20 +42,29 @@ class Estimate(Frozen):
 
 
 class Metrics(Frozen):
-    """How well a part of the data is predicted. log_loss is in nats."""
+    """How well a part of the data is predicted. log_loss is in nats.
+
+    auc: area under the ROC curve; with more than two labels the mean of one against the rest.
+    None where a label has no row in the part.
+    """
 
     rows: int
     accuracy: Estimate
     log_loss: Estimate
+    auc: Estimate | None = None
 
 
 class DataInfo(Frozen):
-    """Where the labelled rows came from. fingerprint: sha256 over arrays, labels and split."""
+    """Where the labelled rows came from. fingerprint: sha256 over arrays, labels and split.
+
+    notes: what was left out or found while reading them, in words.
+    """
 
     source: str
     fingerprint: str
     rows: dict[str, int]
     label_counts: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 class FormatParity(Frozen):
@@ -233,10 +118,25 @@ class Manifest(Frozen):
     def _steps_fit_the_input(self) -> Manifest:
         width = self.input.shape[0]
         for step in self.preprocessing:
+            if isinstance(step, Encode | Reorder):
+                self._check_encoding(step, width)
+                continue
             values = getattr(step, "values", getattr(step, "mean", None))
             if values is not None and len(values) != width:
                 raise ValueError(f"{step.step}: expected {width} values, found {len(values)}")
         return self
+
+    def _check_encoding(self, step: Encode | Reorder, width: int) -> None:
+        wanted = "table" if isinstance(step, Encode) else "image"
+        if self.input.kind != wanted:
+            raise ValueError(f"{step.step}: it is for {wanted} input")
+        if isinstance(step, Encode):
+            if len(self.preprocessing) != 1 or len(step.inputs) != width:
+                raise ValueError(
+                    f"encode: expected the only step, of {width} inputs, found {len(step.inputs)}"
+                )
+        elif sorted(step.channels) != list(range(width)):
+            raise ValueError(f"reorder: expected each of {width} channels once")
 
     @model_validator(mode="after")
     def _labels_fit_the_task(self) -> Manifest:
@@ -275,8 +175,3 @@ def content_sha256(content: dict[str, Any]) -> str:
     covered = {key: value for key, value in content.items() if key not in _OUTSIDE_CONTENT}
     canonical = json.dumps(covered, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def input_name(spec: ImageInput | TableInput) -> str:
-    """The name of the graph's input for this kind of data."""
-    return "images" if spec.kind == "image" else "cells"

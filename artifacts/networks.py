@@ -6,21 +6,24 @@ because the eager backend needs it where nothing of `training` is installed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+import math
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from artifacts.manifest import (
-    Clip,
-    Fill,
+from artifacts.configs import (
+    Activation,
+    CnnNetwork,
     LinearNetwork,
     MlpNetwork,
-    Normalize,
-    Scale,
-    Step,
+    NetworkConfig,
+    ResnetNetwork,
+    TableNetwork,
+    TorchvisionNetwork,
 )
+from artifacts.errors import DataError, DeviceError
+from artifacts.preprocess import Preprocess
 
 _GAINS: dict[str, Literal["linear", "tanh", "leaky_relu", "relu"]] = {
     "linear": "linear",
@@ -37,17 +40,38 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def build_network(
-    config: LinearNetwork | MlpNetwork, input_shape: tuple[int, ...], num_classes: int
-) -> nn.Sequential:
+    config: NetworkConfig, input_shape: tuple[int, ...], num_classes: int
+) -> nn.Module:
     """The network that `config` describes: float32 [N, *input_shape] -> logits [N, outputs].
 
+    input_shape: of a row after preprocessing (`artifacts.steps.network_shape`).
     outputs: 1 for two classes (the logit of the second), otherwise one for each class.
     The weights are drawn from torch's global generator.
+    Raises DataError where the network does not fit such input.
     """
-    width = 1
-    for size in input_shape:
-        width *= size
     outputs = 1 if num_classes == 2 else num_classes
+    if isinstance(config, LinearNetwork | MlpNetwork):
+        return _fully_connected(config, math.prod(input_shape), outputs)
+    if isinstance(config, TableNetwork):
+        if len(input_shape) != 1:
+            raise DataError("model.kind: a table network takes tables, found pictures")
+        return TableEnsemble(config, input_shape[0], outputs)
+    if len(input_shape) != 3:
+        raise DataError(f"model.kind: {config.kind} takes pictures, found a table")
+    if isinstance(config, TorchvisionNetwork):
+        return torchvision_network(config, outputs)
+    halvings = len(config.channels) - isinstance(config, ResnetNetwork)
+    if min(input_shape[1:]) < 2**halvings:
+        raise DataError(
+            f"model.channels: {halvings} times halved, expected pictures of at least "
+            f"{2**halvings} pixels, found {input_shape[1]} x {input_shape[2]}"
+        )
+    if isinstance(config, ResnetNetwork):
+        return _resnet(config, input_shape[0], outputs)
+    return _cnn(config, input_shape[0], outputs)
+
+
+def _fully_connected(config: LinearNetwork | MlpNetwork, width: int, outputs: int) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Flatten()]
     if isinstance(config, MlpNetwork):
         for hidden in config.hidden:
@@ -60,6 +84,87 @@ def build_network(
             width = hidden
     layers.append(_linear(width, outputs, config.init, "linear"))
     return nn.Sequential(*layers)
+
+
+def _cnn(config: CnnNetwork, width: int, outputs: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in config.channels:
+        for _ in range(config.depth):
+            layers.append(conv_block(width, channels, config.activation))
+            width = channels
+        layers.append(nn.MaxPool2d(2))
+    pool = nn.AdaptiveAvgPool2d(1) if config.pooling == "average" else nn.AdaptiveMaxPool2d(1)
+    layers += [pool, nn.Flatten()]
+    if config.dropout:
+        layers.append(nn.Dropout(config.dropout))
+    layers.append(_linear(width, outputs, "xavier", "linear"))
+    return nn.Sequential(*layers)
+
+
+def _resnet(config: ResnetNetwork, width: int, outputs: int) -> nn.Sequential:
+    layers: list[nn.Module] = [conv_block(width, config.channels[0], config.activation)]
+    width = config.channels[0]
+    for channels, pairs in zip(config.channels[1:], config.pairs, strict=True):
+        layers += [conv_block(width, channels, config.activation), nn.MaxPool2d(2)]
+        layers += [ResidualPair(channels, config.activation) for _ in range(pairs)]
+        width = channels
+    layers += [nn.AdaptiveMaxPool2d(1), nn.Flatten()]
+    if config.dropout:
+        layers.append(nn.Dropout(config.dropout))
+    layers.append(_linear(width, outputs, "xavier", "linear"))
+    return nn.Sequential(*layers)
+
+
+def conv_block(inputs: int, outputs: int, activation: Activation) -> nn.Sequential:
+    """3 x 3 convolution without bias, batch norm, activation; height and width stay."""
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    gain = _GAINS.get(activation, "relu")
+    nn.init.kaiming_normal_(convolution.weight, a=0.01, nonlinearity=gain)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), _ACTIVATIONS[activation]())
+
+
+class ResidualPair(nn.Module):
+    """x + two blocks of x (He et al. 2016): [N, width, H, W] -> the same shape."""
+
+    def __init__(self, width: int, activation: Activation) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            conv_block(width, width, activation), conv_block(width, width, activation)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float32 [N, width, H, W]."""
+        out: Tensor = x + self.blocks(x)
+        return out
+
+
+def torchvision_network(config: TorchvisionNetwork, outputs: int) -> nn.Module:
+    """A torchvision classification network with random weights and `outputs` logits.
+
+    Raises DataError for a name that torchvision does not have, DeviceError without torchvision.
+    """
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise DeviceError(
+            f"model {config.kind!r} needs torchvision, which is not installed"
+        ) from error
+    if config.name not in models.list_models(module=models):
+        raise DataError(
+            f"model.kind: torchvision has no classification network {config.name!r}; "
+            f"there are: {', '.join(models.list_models(module=models))}"
+        )
+    options: dict[str, Any] = {} if config.dropout is None else {"dropout": config.dropout}
+    if config.name in {"googlenet", "inception_v3"}:
+        # Their second heads are for training alone.
+        options |= {"aux_logits": False, "init_weights": True}
+    try:
+        network: nn.Module = models.get_model(
+            config.name, weights=None, num_classes=outputs, **options
+        )
+    except TypeError as error:
+        raise DataError(f"model.dropout: {config.name} takes none: {error}") from error
+    return network
 
 
 def _linear(inputs: int, outputs: int, init: str, followed_by: str) -> nn.Linear:
@@ -75,34 +180,64 @@ def _linear(inputs: int, outputs: int, init: str, followed_by: str) -> nn.Linear
     return layer
 
 
-class Preprocess(nn.Module):
-    """Raw input -> float32 network input, step by step as the manifest lists them."""
+class TableEnsemble(nn.Module):
+    """`TableNetwork`: members that share each linear layer, with scales of their own.
 
-    def __init__(self, steps: Sequence[Step], input_shape: tuple[int, ...]) -> None:
+    While training the members' logits, [N, members, outputs], so that each has its own loss;
+    otherwise their mean, [N, outputs].
+    """
+
+    def __init__(self, config: TableNetwork, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.steps = tuple(steps)
-        # One value for each channel or column, shaped to meet [N, channels, H, W] or [N, D].
-        shape = (1, -1, *([1] * (len(input_shape) - 1)))
-        for index, step in enumerate(self.steps):
-            for key in ("mean", "std", "values"):
-                if hasattr(step, key):
-                    value = torch.tensor(getattr(step, key), dtype=torch.float64).reshape(shape)
-                    self.register_buffer(f"{key}_{index}", value, persistent=False)
+        self.members, self.outputs = config.members, outputs
+        # Random signs make the members differ from the start; deeper scales begin at 1.
+        signs = torch.randint(0, 2, (config.members, inputs)) * 2.0 - 1.0
+        self.input_scale = nn.Parameter(signs)
+        layers: list[nn.Module] = []
+        width = inputs
+        for hidden in config.hidden:
+            layers.append(_SharedLinear(config.members, width, hidden, first=not layers))
+            layers.append(_ACTIVATIONS[config.activation]())
+            if config.dropout:
+                layers.append(nn.Dropout(config.dropout))
+            width = hidden
+        self.layers = nn.Sequential(*layers)
+        bound = 1 / math.sqrt(width)
+        self.head = nn.Parameter(
+            torch.empty(config.members, width, outputs).uniform_(-bound, bound)
+        )
+        self.head_bias = nn.Parameter(torch.empty(config.members, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: uint8 [N, C, H, W] or float64 [N, D]; returns float32 of the same shape."""
-        for index, step in enumerate(self.steps):
-            if isinstance(step, Scale):
-                x = x.to(torch.float32) * step.factor
-            elif isinstance(step, Fill):
-                x = torch.where(torch.isnan(x), getattr(self, f"values_{index}").to(x.dtype), x)
-            elif isinstance(step, Normalize):
-                mean = getattr(self, f"mean_{index}").to(x.dtype)
-                std = getattr(self, f"std_{index}").to(x.dtype)
-                x = (x - mean) / std
-            elif isinstance(step, Clip):
-                x = torch.clamp(x, -step.limit, step.limit)
-        return x.to(torch.float32)
+        """x: float32 [N, inputs]."""
+        hidden = self.layers(x.unsqueeze(1) * self.input_scale)
+        if self.training:
+            logits: Tensor = torch.einsum("nmw,mwo->nmo", hidden, self.head) + self.head_bias
+            return logits
+        # The mean over the members, as one matrix product.
+        weight = self.head.flatten(0, 1) / self.members
+        mean: Tensor = hidden.flatten(1) @ weight + self.head_bias.mean(dim=0)
+        return mean
+
+
+class _SharedLinear(nn.Module):
+    """A linear layer that the members share; its input (but the first's) and output are scaled
+    for each of them: [N, members, inputs] -> [N, members, outputs].
+    """
+
+    def __init__(self, members: int, inputs: int, outputs: int, *, first: bool) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(members, outputs).uniform_(-bound, bound))
+        self.scale_in = None if first else nn.Parameter(torch.ones(members, inputs))
+        self.scale_out = nn.Parameter(torch.ones(members, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float32 [N, members, inputs]."""
+        if self.scale_in is not None:
+            x = x * self.scale_in
+        return nn.functional.linear(x, self.weight) * self.scale_out + self.bias
 
 
 class DeployedClassifier(nn.Module):

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from artifacts.errors import DataError
-from artifacts.manifest import ImageInput
+from artifacts.inputs import ImageInput
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 50_000_000

@@ -12,7 +12,8 @@ from artifacts.bundle import Bundle, Golden
 from artifacts.cells import check_columns, encode_columns
 from artifacts.devices import Device, resolve_device
 from artifacts.errors import DataError, ParityError
-from artifacts.manifest import ImageInput, Manifest
+from artifacts.inputs import ImageInput
+from artifacts.manifest import Manifest
 from artifacts.parity import Comparison, one_answer, run_in_batches, self_check
 from artifacts.pixels import check_pixels, decode_images
 from artifacts.references import open_reference, store_path

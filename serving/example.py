@@ -8,7 +8,9 @@ import shlex
 from typing import Any
 
 from artifacts.bundle import Golden
-from artifacts.manifest import ImageInput, Manifest
+from artifacts.cells import decode_row
+from artifacts.inputs import ImageInput
+from artifacts.manifest import Manifest
 from artifacts.pixels import encode_png
 
 _LONGEST_LINE = 4000
@@ -19,10 +21,7 @@ def example_instance(manifest: Manifest, golden: Golden) -> Any:
     spec = manifest.input
     if isinstance(spec, ImageInput):
         return {"b64": base64.b64encode(encode_png(golden.raw[0])).decode()}
-    return {
-        column.name: None if value != value else value
-        for column, value in zip(spec.columns, golden.raw[0].tolist(), strict=True)
-    }
+    return decode_row(golden.raw[0], spec)
 
 
 def curl_line(manifest: Manifest, golden: Golden, url: str) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from artifacts.bundle import Golden
-from artifacts.manifest import ImageInput, Manifest
+from artifacts.cells import ColumnSpec
+from artifacts.inputs import BooleanColumn, Column, DateColumn, ImageInput
+from artifacts.manifest import Manifest
 from serving.example import example_instance
 
 _JSON = "application/json"
@@ -136,11 +138,7 @@ def _instance_schema(manifest: Manifest) -> dict[str, Any]:
             "required": [column.name for column in spec.columns],
             "additionalProperties": False,
             "properties": {
-                column.name: {
-                    "type": "number",
-                    "nullable": column.missing == "fill",
-                    "description": f"in training from {column.low:g} to {column.high:g}",
-                }
+                column.name: {**_cell_schema(column), "nullable": column.missing == "fill"}
                 for column in spec.columns
             },
         }
@@ -155,6 +153,21 @@ def _instance_schema(manifest: Manifest) -> dict[str, Any]:
         "properties": {"b64": {"type": "string", "description": "base64 of a PNG, JPEG or WebP"}},
     }
     return {"oneOf": [encoded, nested]}
+
+
+def _cell_schema(column: ColumnSpec) -> dict[str, Any]:
+    if isinstance(column, Column):
+        about = f"in training from {column.low:g} to {column.high:g}"
+        return {"type": "number", "description": about}
+    if isinstance(column, BooleanColumn):
+        return {"type": "boolean"}
+    if isinstance(column, DateColumn):
+        about = f"ISO 8601, in training from {column.low} to {column.high}"
+        return {"type": "string", "description": about}
+    shown = ", ".join(column.categories[:50])
+    more = f" and {len(column.categories) - 50} more" if len(column.categories) > 50 else ""
+    # No enum: another text is answered too, as the rare categories of training are.
+    return {"type": "string", "description": f"in training: {shown}{more}"}
 
 
 def _predictions_schema(manifest: Manifest) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 
 from artifacts.bundle import Golden
-from artifacts.manifest import ImageInput, Manifest
+from artifacts.inputs import ImageInput
+from artifacts.manifest import Manifest
 from serving.example import curl_line
 
 _STYLE = """

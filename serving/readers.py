@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from artifacts.arrow import encode_pictures, encode_table, holds_encoded_pictures, image_column
 from artifacts.cells import check_columns, encode_columns
 from artifacts.errors import DataError
-from artifacts.manifest import ImageInput, TableInput, input_name
+from artifacts.inputs import ImageInput, TableInput, input_name
 from artifacts.pixels import check_pixels
-from serving.columns import encode_pictures, encode_table, holds_encoded_pictures, image_column
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".npz")
 _CHUNK_ROWS = 65_536
@@ -154,6 +154,8 @@ def _read_npz(path: Path, spec: ImageInput | TableInput, most: int) -> Iterator[
     if isinstance(spec, ImageInput):
         # Names what is wrong with shape or type, in an array without rows too.
         _check(name, array[:1] if array.ndim else array, spec)
+    elif not spec.only_numbers:
+        raise DataError("a table with other columns than numbers takes .parquet or .csv files")
     elif array.ndim != 2 or array.shape[1] != len(spec.columns) or array.dtype.kind not in "fiub":
         raise DataError(
             f"{name}: expected numbers of shape [N, {len(spec.columns)}], "

@@ -24,7 +24,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from artifacts.errors import DataError
-from artifacts.manifest import ImageInput
+from artifacts.inputs import ImageInput
 from artifacts.pixels import decode_images
 from artifacts.predictor import Predictor
 from serving.batcher import Batcher, Overloaded

@@ -16,9 +16,10 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from artifacts.cells import bad_cells
+from artifacts.cells import encode_columns
 from artifacts.errors import DataError
-from artifacts.manifest import ImageInput, Manifest, TableInput
+from artifacts.inputs import Column, ImageInput, TableInput
+from artifacts.manifest import Manifest
 from artifacts.pixels import decode_images
 
 _WORDING = {
@@ -105,10 +106,14 @@ class RequestDecoder:
         return raw
 
     def _rows(self, instances: list[Any], spec: TableInput) -> np.ndarray:
-        raw = np.array([msgspec.structs.astuple(row) for row in instances], dtype=np.float64)
+        cells: list[Any] = list(zip(*map(msgspec.structs.astuple, instances), strict=True))
         for index, column in enumerate(spec.columns):
-            for row, reason in bad_cells(column, raw[:, index]).items():
-                raise DataError(f"instances[{row}]: {reason}")
+            if isinstance(column, Column):
+                cells[index] = np.array(cells[index], dtype=np.float64)
+        raw, bad = encode_columns(cells, spec)
+        if bad:
+            row = min(bad)
+            raise DataError(f"instances[{row}]: {bad[row]}")
         return raw
 
 
@@ -121,16 +126,23 @@ def _image_type(spec: ImageInput) -> Any:
     return nested
 
 
+# What a JSON cell of a column may be; `artifacts.cells` reads the rest of it.
+_CELL_TYPES: dict[str, Any] = {
+    "number": float,
+    "boolean": bool | int | str,
+    "category": str | bool | int | float,
+    "date": str,
+}
+
+
 def _row_type(spec: TableInput) -> Any:
-    """An object with exactly the model's columns; null only where a missing value has a fill."""
-    fields: list[Any] = [
-        (
-            f"column_{index}",
-            float | None if column.missing == "fill" else float,
-            msgspec.field(name=column.name),
-        )
-        for index, column in enumerate(spec.columns)
-    ]
+    """An object with exactly the model's columns; null only where a missing value is answered."""
+    fields: list[Any] = []
+    for index, column in enumerate(spec.columns):
+        cell = _CELL_TYPES[column.type]
+        if column.missing == "fill":
+            cell = cell | None
+        fields.append((f"column_{index}", cell, msgspec.field(name=column.name)))
     return msgspec.defstruct("Row", fields, forbid_unknown_fields=True)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from artifacts.cells import check_columns, encode_columns, parse_number
 from artifacts.errors import DataError
-from artifacts.manifest import Column, TableInput
+from artifacts.inputs import Column, TableInput
 
 
 def column(name: str, missing: str = "reject") -> Column:

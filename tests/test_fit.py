@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from artifacts.configs import LinearNetwork, MlpNetwork
 from artifacts.errors import DataError
-from artifacts.manifest import LinearNetwork, MlpNetwork
 from artifacts.networks import build_network
 from training.data import Part
 from training.fit import Epoch, fit, learning_rate, loss_of, make_optimizer, predicted_class

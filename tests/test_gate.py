@@ -16,23 +16,15 @@ from torch import nn
 
 from artifacts.backends import open_export, open_onnx, open_torchscript, run_module
 from artifacts.bundle import Bundle
+from artifacts.configs import LinearNetwork, MlpNetwork
 from artifacts.errors import BundleError, ParityError
-from artifacts.manifest import (
-    ONNX,
-    STATE_DICT,
-    Clip,
-    Column,
-    Fill,
-    ImageInput,
-    LinearNetwork,
-    MlpNetwork,
-    Normalize,
-    Scale,
-    TableInput,
-)
-from artifacts.networks import DeployedClassifier, Preprocess, build_network
+from artifacts.inputs import Column, ImageInput, TableInput
+from artifacts.manifest import ONNX, STATE_DICT
+from artifacts.networks import DeployedClassifier, build_network
 from artifacts.parity import compare, one_answer, run_in_batches
 from artifacts.predictor import Predictor
+from artifacts.preprocess import Preprocess
+from artifacts.steps import Clip, Fill, Normalize, Scale
 from artifacts.vetting import ALLOWED_OPERATORS
 from training.export import export_model
 from training.gate import edge_inputs, parity_gate, summary

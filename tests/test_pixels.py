@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from artifacts.errors import DataError
-from artifacts.manifest import ImageInput
+from artifacts.inputs import ImageInput
 from artifacts.pixels import check_pixels, decode_image, encode_png
 
 GRAY = ImageInput(channels=1, height=8, width=8)

@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import serving.score
+from artifacts.arrow import encode_table
 from artifacts.cells import encode_columns
 from artifacts.errors import DataError
-from artifacts.manifest import Column, TableInput
+from artifacts.inputs import Column, TableInput
 from artifacts.pixels import encode_png
 from artifacts.predictor import Predictor
-from serving.columns import encode_table
 from serving.score import score_file
 from tests.conftest import Server
 

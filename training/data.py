@@ -12,17 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from artifacts.errors import DataError
-from artifacts.manifest import (
-    Clip,
-    Column,
-    DataInfo,
-    Fill,
-    ImageInput,
-    Normalize,
-    Scale,
-    Step,
-    TableInput,
-)
+from artifacts.inputs import Column, ImageInput, TableInput
+from artifacts.manifest import DataInfo
+from artifacts.steps import Clip, Fill, Normalize, Scale, Step
 from training.idx import read_idx_set
 from training.recipe import DataConfig
 

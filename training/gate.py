@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from artifacts.backends import Model, open_export, open_onnx, open_torchscript
+from artifacts.cells import ColumnSpec, date_parts, parse_date
 from artifacts.errors import ParityError
-from artifacts.manifest import EXPORT, ONNX, TORCHSCRIPT, FormatParity, ImageInput, TableInput
+from artifacts.inputs import BooleanColumn, CategoryColumn, Column, ImageInput, TableInput
+from artifacts.manifest import EXPORT, ONNX, TORCHSCRIPT, FormatParity
 from artifacts.parity import ABSOLUTE, RELATIVE, compare, one_answer, run_in_batches
 
 SMALL_BATCHES = (1, 2, 7, 64)
@@ -99,19 +101,26 @@ def edge_inputs(spec: ImageInput | TableInput) -> np.ndarray:
         rows[4] = 0
         rows[4, :, spec.height // 2, spec.width // 2] = 255
         return rows
-    low = np.array([column.low for column in spec.columns])
-    high = np.array([column.high for column in spec.columns])
     table = synthetic_rows(spec, _EDGE_ROWS)
-    table[0], table[1], table[2] = low, high, 0.0
-    table[3], table[4] = low - 1000 * (high - low), high + 1000 * (high - low)
-    table[5], table[6] = 1e30, -1e30
-    table[7], table[8] = np.finfo(np.float64).max, -np.finfo(np.float64).max
-    table[9] = np.finfo(np.float64).tiny
-    fillable = np.array([column.missing == "fill" for column in spec.columns])
-    table[10, fillable] = np.nan
-    scattered = generator.random(table.shape) < 0.3
-    scattered[:11] = False
-    table[scattered & fillable] = np.nan
+    start = 0
+    for column in spec.columns:
+        values = table[:, start : start + column.width]
+        start += column.width
+        if isinstance(column, Column):
+            low, high = column.low, column.high
+            extremes = np.finfo(np.float64)
+            values[:10, 0] = [
+                low, high, 0.0, low - 1000 * (high - low), high + 1000 * (high - low),
+                1e30, -1e30, extremes.max, -extremes.max, extremes.tiny,
+            ]  # fmt: skip
+        elif isinstance(column, CategoryColumn):
+            # First and last, and one that training never saw.
+            values[:3, 0] = [0, len(column.categories) - 1, len(column.categories)]
+        if column.missing == "fill":
+            scattered = generator.random(_EDGE_ROWS) < 0.3
+            scattered[:11] = False
+            scattered[10] = True
+            values[scattered] = np.nan
     return table
 
 
@@ -120,9 +129,22 @@ def synthetic_rows(spec: ImageInput | TableInput, rows: int) -> np.ndarray:
     generator = np.random.default_rng(1)
     if isinstance(spec, ImageInput):
         return generator.integers(0, 256, (rows, *spec.shape), dtype=np.uint8)
-    low = np.array([column.low for column in spec.columns])
-    high = np.array([column.high for column in spec.columns])
-    return low + (high - low) * generator.random((rows, len(spec.columns)))
+    return np.concatenate([_made(column, rows, generator) for column in spec.columns], axis=1)
+
+
+def _made(column: ColumnSpec, rows: int, generator: np.random.Generator) -> np.ndarray:
+    """float64 [rows, column.width], none missing."""
+    share = generator.random((rows, 1))
+    if isinstance(column, Column):
+        return column.low + (column.high - column.low) * share
+    if isinstance(column, BooleanColumn):
+        return np.floor(2 * share)
+    if isinstance(column, CategoryColumn):
+        return np.floor((len(column.categories) + 1) * share)
+    low, high = parse_date(column.low), parse_date(column.high)
+    assert low is not None and high is not None
+    moments = [low + (high - low) * float(value) for value in share[:, 0]]
+    return np.array([date_parts(moment, column.parts) for moment in moments])
 
 
 def _row_name(row: int, held_out: int) -> str:

@@ -13,14 +13,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from artifacts.configs import LinearNetwork, MlpNetwork, NetworkConfig
 from artifacts.errors import DataError
-from artifacts.manifest import (
-    NAME_PATTERN,
-    Frozen,
-    LinearNetwork,
-    MlpNetwork,
-    NetworkConfig,
-)
+from artifacts.inputs import Frozen
+from artifacts.manifest import NAME_PATTERN
 
 _KINDS: dict[Any, type[BaseModel]] = {"linear": LinearNetwork, "mlp": MlpNetwork}
 Source = Literal["digits", "breast-cancer", "fashion-mnist", "mnist"]

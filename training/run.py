@@ -22,8 +22,10 @@ from artifacts.backends import Model, run_module
 from artifacts.bundle import Bundle, Golden, write_bundle
 from artifacts.devices import resolve_device
 from artifacts.errors import BundleError, DeviceError
-from artifacts.manifest import BUNDLE_FILES, GOLDEN, PARITY, REPORT, Manifest, Metrics, input_name
-from artifacts.networks import DeployedClassifier, Preprocess, build_network
+from artifacts.inputs import input_name
+from artifacts.manifest import BUNDLE_FILES, GOLDEN, PARITY, REPORT, Manifest, Metrics
+from artifacts.networks import DeployedClassifier, build_network
+from artifacts.preprocess import Preprocess
 from artifacts.references import promote as promote_bundle
 from training.data import Dataset, load_dataset, preprocessing
 from training.export import export_model

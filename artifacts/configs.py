@@ -1,0 +1,117 @@
+"""Networks, as data: what `artifacts.networks` builds. Part of the manifest."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from artifacts.inputs import Frozen
+
+Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh"]
+_Width = Annotated[int, Field(ge=1, le=65536)]
+
+
+class LinearNetwork(Frozen):
+    """Logistic regression: one linear layer."""
+
+    kind: Literal["linear"] = "linear"
+    init: Literal["kaiming", "xavier"] = "xavier"
+
+
+class MlpNetwork(Frozen):
+    """Fully connected: for each width linear, batch norm if asked, activation, dropout; a head.
+
+    The activations are those that ONNX Runtime computes bit for bit alike at every batch size on
+    CPU (ELU, SELU and Mish differ in the last bit with a row's place in the batch).
+    """
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: tuple[_Width, ...] = Field(default=(128, 64), min_length=1)
+    activation: Activation = "relu"
+    batch_norm: bool = True
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    init: Literal["kaiming", "xavier"] = "kaiming"
+
+
+class TableNetwork(Frozen):
+    """For tables: `members` fully connected networks in one, which share their weights.
+
+    Each linear layer's input and output is scaled for each member (TabM, Gorishniy et al. 2024,
+    arXiv 2410.24210); each member is trained on its own loss, the answer is their mean logit.
+    """
+
+    kind: Literal["table"] = "table"
+    hidden: tuple[_Width, ...] = Field(default=(256, 256), min_length=1)
+    members: int = Field(default=16, ge=1, le=256)
+    activation: Activation = "relu"
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    bins: int = Field(default=32, ge=0, le=1024)
+
+
+class CnnNetwork(Frozen):
+    """Convolutional: for each of `channels` `depth` blocks of 3 x 3 convolution, batch norm and
+    activation, then 2 x 2 max pooling; global pooling, dropout, a linear head.
+    """
+
+    kind: Literal["cnn"] = "cnn"
+    channels: tuple[_Width, ...] = Field(default=(64, 128, 256), min_length=1)
+    depth: int = Field(default=2, ge=1, le=16)
+    activation: Activation = "relu"
+    pooling: Literal["average", "max"] = "average"
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+
+
+class ResnetNetwork(Frozen):
+    """A small residual network: a block of channels[0]; then for each further width a block,
+    2 x 2 max pooling and as many residual pairs of blocks as `pairs` says; global max pooling,
+    dropout, a linear head. A block is 3 x 3 convolution, batch norm, activation.
+
+    After David Page's ResNet-9 (https://myrtle.ai/learn/how-to-train-your-resnet/).
+    """
+
+    kind: Literal["resnet"] = "resnet"
+    channels: tuple[_Width, ...] = Field(default=(64, 128, 256, 512), min_length=2)
+    pairs: tuple[Annotated[int, Field(ge=0, le=16)], ...] = (1, 0, 1)
+    activation: Activation = "relu"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _a_count_for_each_stage(self) -> ResnetNetwork:
+        if len(self.pairs) != len(self.channels) - 1:
+            raise ValueError(
+                f"pairs: expected {len(self.channels) - 1} counts, found {len(self.pairs)}"
+            )
+        return self
+
+
+class TorchvisionNetwork(Frozen):
+    """A classification network of torchvision's, by its name there, with a head of our labels.
+
+    dropout: before the head, for the networks that take one; None is torchvision's own.
+    """
+
+    kind: str = Field(pattern=r"^torchvision:[a-z][a-z0-9_]{0,63}$")
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+
+    @property
+    def name(self) -> str:
+        """What torchvision calls it."""
+        return self.kind.removeprefix("torchvision:")
+
+
+def network_kind(value: Any) -> str:
+    """Which of the networks a config, or its JSON, is of."""
+    kind = value.get("kind", "") if isinstance(value, dict) else getattr(value, "kind", "")
+    return "torchvision" if str(kind).startswith("torchvision:") else str(kind)
+
+
+NetworkConfig = Annotated[
+    Annotated[LinearNetwork, Tag("linear")]
+    | Annotated[MlpNetwork, Tag("mlp")]
+    | Annotated[TableNetwork, Tag("table")]
+    | Annotated[CnnNetwork, Tag("cnn")]
+    | Annotated[ResnetNetwork, Tag("resnet")]
+    | Annotated[TorchvisionNetwork, Tag("torchvision")],
+    Discriminator(network_kind),
+]
