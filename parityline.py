@@ -49,7 +49,10 @@ def recipes() -> None:
 def train(
     recipe: Annotated[str, typer.Argument(help="A built-in recipe, or a .toml file.")],
     data: Annotated[
-        Optional[str], typer.Option("--data", help="The folder that holds the data.")
+        Optional[str], typer.Option("--data", help="The file or folder that holds the data.")
+    ] = None,
+    target: Annotated[
+        Optional[str], typer.Option("--target", help="A table's column that holds the labels.")
     ] = None,
     name: Annotated[
         Optional[str], typer.Option("--name", help="The bundle's name; by default the recipe's.")
@@ -58,13 +61,16 @@ def train(
         Optional[list[str]],
         typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
     ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read.")
+    ] = False,
     promote: Annotated[
         bool, typer.Option("--promote/--no-promote", help="Make NAME stand for the new version.")
     ] = True,
 ) -> None:
     """Train a recipe, prove its exports against it, and release the bundle.
 
-    Example: `parityline train fashion-mnist --data FOLDER --set train.epochs=5`
+    Example: `parityline train table --data customers.csv --target churned --name churn`
     """
     from artifacts.references import store_path
 
@@ -73,7 +79,9 @@ def train(
         from training.run import run
 
     console = Console()
-    resolved = load_recipe(recipe, set_ or [], name=name, data=data)
+    resolved = load_recipe(
+        recipe, set_ or [], name=name, data=data, target=target, skip_bad=skip_bad
+    )
     run(resolved, store_path(), promote=promote, console=console)
 
 

@@ -156,14 +156,14 @@ def _open_eager(bundle: Bundle, device: Device) -> Model:
 
     from artifacts.networks import DeployedClassifier, build_network
     from artifacts.preprocess import Preprocess
-    from artifacts.steps import network_shape
 
     manifest = bundle.manifest
     weights = io.BytesIO(bundle.read(STATE_DICT))
     # Without storage: a manifest cannot ask for more memory than the weights have.
     with torch.device("meta"):
-        shape = network_shape(manifest.input.shape, manifest.preprocessing)
-        network = build_network(manifest.network, shape, len(manifest.labels))
+        network = build_network(
+            manifest.network, manifest.input.shape, manifest.preprocessing, len(manifest.labels)
+        )
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         network.load_state_dict(state, assign=True)

@@ -37,21 +37,27 @@ class MlpNetwork(Frozen):
 class TableNetwork(Frozen):
     """For tables: `members` fully connected networks in one, which share their weights.
 
-    Each linear layer's input and output is scaled for each member (TabM, Gorishniy et al. 2024,
-    arXiv 2410.24210); each member is trained on its own loss, the answer is their mean logit.
+    Each number, with its bins, and each category of more than a few values is first embedded in a
+    few inputs of its own. Then for each width in `hidden` a linear layer whose input and output
+    are scaled for each member, activation, dropout (TabM, Gorishniy et al. 2024, arXiv
+    2410.24210); each member is trained on its own loss, the answer is their mean logit.
+    bins, embedding: of each number. category_dropout: how often a category is hidden while
+    training, so that one never seen has an answer that was learnt.
     """
 
     kind: Literal["table"] = "table"
-    hidden: tuple[_Width, ...] = Field(default=(256, 256), min_length=1)
+    hidden: tuple[_Width, ...] = Field(default=(192, 192), min_length=1)
     members: int = Field(default=16, ge=1, le=256)
+    bins: int = Field(default=64, ge=0, le=1024)
+    embedding: int = Field(default=12, ge=1, le=1024)
     activation: Activation = "relu"
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    bins: int = Field(default=32, ge=0, le=1024)
+    category_dropout: float = Field(default=0.02, ge=0, lt=1)
 
 
 class CnnNetwork(Frozen):
     """Convolutional: for each of `channels` `depth` blocks of 3 x 3 convolution, batch norm and
-    activation, then 2 x 2 max pooling; global pooling, dropout, a linear head.
+    activation, the last of them with 2 x 2 max pooling; global pooling, dropout, a linear head.
     """
 
     kind: Literal["cnn"] = "cnn"
@@ -63,7 +69,7 @@ class CnnNetwork(Frozen):
 
 
 class ResnetNetwork(Frozen):
-    """A small residual network: a block of channels[0]; then for each further width a block,
+    """A small residual network: a block of channels[0]; then for each further width a block with
     2 x 2 max pooling and as many residual pairs of blocks as `pairs` says; global max pooling,
     dropout, a linear head. A block is 3 x 3 convolution, batch norm, activation.
 

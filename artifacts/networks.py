@@ -7,6 +7,7 @@ because the eager backend needs it where nothing of `training` is installed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -24,12 +25,18 @@ from artifacts.configs import (
 )
 from artifacts.errors import DataError, DeviceError
 from artifacts.preprocess import Preprocess
+from artifacts.steps import Encode, Step, network_shape
 
 _GAINS: dict[str, Literal["linear", "tanh", "leaky_relu", "relu"]] = {
     "linear": "linear",
     "tanh": "tanh",
     "leaky_relu": "leaky_relu",
 }
+# Categories of more values are embedded, in at most so many numbers; embeddings learn faster than
+# the layers behind them, and decay less.
+_ONE_HOT = 8
+_CATEGORY_WIDTH = 16
+_EMBEDDING_RATES = (4.0, 0.1)
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -40,22 +47,23 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def build_network(
-    config: NetworkConfig, input_shape: tuple[int, ...], num_classes: int
+    config: NetworkConfig, input_shape: tuple[int, ...], steps: Sequence[Step], num_classes: int
 ) -> nn.Module:
-    """The network that `config` describes: float32 [N, *input_shape] -> logits [N, outputs].
+    """The network that `config` describes: preprocessed float32 [N, ...] -> logits [N, outputs].
 
-    input_shape: of a row after preprocessing (`artifacts.steps.network_shape`).
+    input_shape, steps: of a row of raw input, and what becomes of it before the network.
     outputs: 1 for two classes (the logit of the second), otherwise one for each class.
     The weights are drawn from torch's global generator.
     Raises DataError where the network does not fit such input.
     """
     outputs = 1 if num_classes == 2 else num_classes
     if isinstance(config, LinearNetwork | MlpNetwork):
-        return _fully_connected(config, math.prod(input_shape), outputs)
+        return _fully_connected(config, math.prod(network_shape(input_shape, steps)), outputs)
     if isinstance(config, TableNetwork):
-        if len(input_shape) != 1:
+        encode = next((step for step in steps if isinstance(step, Encode)), None)
+        if encode is None:
             raise DataError("model.kind: a table network takes tables, found pictures")
-        return TableEnsemble(config, input_shape[0], outputs)
+        return TableEnsemble(config, encode, outputs)
     if len(input_shape) != 3:
         raise DataError(f"model.kind: {config.kind} takes pictures, found a table")
     if isinstance(config, TorchvisionNetwork):
@@ -89,10 +97,9 @@ def _fully_connected(config: LinearNetwork | MlpNetwork, width: int, outputs: in
 def _cnn(config: CnnNetwork, width: int, outputs: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels in config.channels:
-        for _ in range(config.depth):
-            layers.append(conv_block(width, channels, config.activation))
+        for last in [False] * (config.depth - 1) + [True]:
+            layers.append(conv_block(width, channels, config.activation, pool=last))
             width = channels
-        layers.append(nn.MaxPool2d(2))
     pool = nn.AdaptiveAvgPool2d(1) if config.pooling == "average" else nn.AdaptiveMaxPool2d(1)
     layers += [pool, nn.Flatten()]
     if config.dropout:
@@ -105,7 +112,7 @@ def _resnet(config: ResnetNetwork, width: int, outputs: int) -> nn.Sequential:
     layers: list[nn.Module] = [conv_block(width, config.channels[0], config.activation)]
     width = config.channels[0]
     for channels, pairs in zip(config.channels[1:], config.pairs, strict=True):
-        layers += [conv_block(width, channels, config.activation), nn.MaxPool2d(2)]
+        layers.append(conv_block(width, channels, config.activation, pool=True))
         layers += [ResidualPair(channels, config.activation) for _ in range(pairs)]
         width = channels
     layers += [nn.AdaptiveMaxPool2d(1), nn.Flatten()]
@@ -115,12 +122,21 @@ def _resnet(config: ResnetNetwork, width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def conv_block(inputs: int, outputs: int, activation: Activation) -> nn.Sequential:
-    """3 x 3 convolution without bias, batch norm, activation; height and width stay."""
+def conv_block(
+    inputs: int, outputs: int, activation: Activation, *, pool: bool = False
+) -> nn.Sequential:
+    """3 x 3 convolution without bias, 2 x 2 max pooling if asked, batch norm, activation.
+
+    The pooling comes before the norm: what is normalised is a quarter then, and a step takes a
+    fifth to a third less time (as in https://github.com/KellerJordan/cifar10-airbench).
+    """
     convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     gain = _GAINS.get(activation, "relu")
     nn.init.kaiming_normal_(convolution.weight, a=0.01, nonlinearity=gain)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), _ACTIVATIONS[activation]())
+    layers: list[nn.Module] = [convolution, nn.BatchNorm2d(outputs), _ACTIVATIONS[activation]()]
+    if pool:
+        layers.insert(1, nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
 
 
 class ResidualPair(nn.Module):
@@ -181,20 +197,40 @@ def _linear(inputs: int, outputs: int, init: str, followed_by: str) -> nn.Linear
 
 
 class TableEnsemble(nn.Module):
-    """`TableNetwork`: members that share each linear layer, with scales of their own.
+    """`TableNetwork`: embeddings, then members that share each linear layer.
 
     While training the members' logits, [N, members, outputs], so that each has its own loss;
     otherwise their mean, [N, outputs].
+    rates: how much faster some parameters learn, and how much less they decay, by name.
     """
 
-    def __init__(self, config: TableNetwork, inputs: int, outputs: int) -> None:
+    def __init__(self, config: TableNetwork, encode: Encode, outputs: int) -> None:
         super().__init__()
-        self.members, self.outputs = config.members, outputs
-        # Random signs make the members differ from the start; deeper scales begin at 1.
-        signs = torch.randint(0, 2, (config.members, inputs)) * 2.0 - 1.0
-        self.input_scale = nn.Parameter(signs)
+        self.members = config.members
+        self.category_dropout = config.category_dropout
+        self.numbers, self.bins = len(encode.numbers), encode.bins
+        self.plain = sum(entry.indicator for entry in encode.numbers)
+        self.category_sizes = encode.category_sizes
+        width = self.plain
+        self.rates: dict[str, tuple[float, float]] = {}
+        if self.numbers:
+            shape = (self.numbers, 1, config.embedding)
+            self.number_scale = nn.Parameter(torch.empty(shape).uniform_(-1, 1))
+            self.number_bias = nn.Parameter(torch.empty(shape).uniform_(-1, 1))
+            bins = torch.zeros(self.numbers, self.bins, config.embedding)
+            self.bin_weight = nn.Parameter(bins)
+            self.rates["bin_weight"] = _EMBEDDING_RATES
+            width += self.numbers * config.embedding
+        self.categories = nn.ParameterDict()
+        for index, size in enumerate(self.category_sizes):
+            if size > _ONE_HOT:
+                embedded = min(_CATEGORY_WIDTH, round(1.6 * size**0.5))
+                table = torch.empty(size, embedded).normal_(std=0.5)
+                self.categories[str(index)] = nn.Parameter(table)
+                self.rates[f"categories.{index}"] = _EMBEDDING_RATES
+                size = embedded
+            width += size
         layers: list[nn.Module] = []
-        width = inputs
         for hidden in config.hidden:
             layers.append(_SharedLinear(config.members, width, hidden, first=not layers))
             layers.append(_ACTIVATIONS[config.activation]())
@@ -203,14 +239,14 @@ class TableEnsemble(nn.Module):
             width = hidden
         self.layers = nn.Sequential(*layers)
         bound = 1 / math.sqrt(width)
-        self.head = nn.Parameter(
-            torch.empty(config.members, width, outputs).uniform_(-bound, bound)
-        )
-        self.head_bias = nn.Parameter(torch.empty(config.members, outputs).uniform_(-bound, bound))
+        head = torch.empty(config.members, width, outputs)
+        self.head = nn.Parameter(head.uniform_(-bound, bound))
+        head_bias = torch.empty(config.members, outputs)
+        self.head_bias = nn.Parameter(head_bias.uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: float32 [N, inputs]."""
-        hidden = self.layers(x.unsqueeze(1) * self.input_scale)
+        """x: float32 [N, encode.width]."""
+        hidden = self.layers(self._embedded(x).unsqueeze(1))
         if self.training:
             logits: Tensor = torch.einsum("nmw,mwo->nmo", hidden, self.head) + self.head_bias
             return logits
@@ -219,10 +255,32 @@ class TableEnsemble(nn.Module):
         mean: Tensor = hidden.flatten(1) @ weight + self.head_bias.mean(dim=0)
         return mean
 
+    def _embedded(self, x: Tensor) -> Tensor:
+        numbers, *rest = torch.split(
+            x, [self.numbers * (1 + self.bins), self.plain, *self.category_sizes], dim=1
+        )
+        found = [rest[0]]
+        if self.numbers:
+            # [numbers, N, ...]: one small matrix product for each number.
+            scaled = numbers[:, : self.numbers].transpose(0, 1).unsqueeze(2)
+            embedded = scaled * self.number_scale + self.number_bias
+            if self.bins:
+                bins = numbers[:, self.numbers :].reshape(-1, self.numbers, self.bins)
+                embedded = embedded + bins.transpose(0, 1) @ self.bin_weight
+            found.append(embedded.transpose(0, 1).flatten(1))
+        for index, category in enumerate(rest[1:]):
+            if self.training and self.category_dropout:
+                shown = torch.rand((len(x), 1), device=x.device) >= self.category_dropout
+                category = category * shown
+            if str(index) in self.categories:
+                category = category @ self.categories[str(index)]
+            found.append(category)
+        return torch.cat(found, dim=1)
+
 
 class _SharedLinear(nn.Module):
-    """A linear layer that the members share; its input (but the first's) and output are scaled
-    for each of them: [N, members, inputs] -> [N, members, outputs].
+    """A linear layer that the members share; its input and output are scaled for each of them:
+    [N, members, inputs], or [N, 1, inputs] for all, -> [N, members, outputs].
     """
 
     def __init__(self, members: int, inputs: int, outputs: int, *, first: bool) -> None:
@@ -230,14 +288,14 @@ class _SharedLinear(nn.Module):
         bound = 1 / math.sqrt(inputs)
         self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(members, outputs).uniform_(-bound, bound))
-        self.scale_in = None if first else nn.Parameter(torch.ones(members, inputs))
+        # Random scales make the members differ from the start.
+        start = torch.randn(members, inputs) if first else torch.ones(members, inputs)
+        self.scale_in = nn.Parameter(start)
         self.scale_out = nn.Parameter(torch.ones(members, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: float32 [N, members, inputs]."""
-        if self.scale_in is not None:
-            x = x * self.scale_in
-        return nn.functional.linear(x, self.weight) * self.scale_out + self.bias
+        """x: float32."""
+        return nn.functional.linear(x * self.scale_in, self.weight) * self.scale_out + self.bias
 
 
 class DeployedClassifier(nn.Module):

@@ -6,6 +6,7 @@ all use these. Bit-for-bit claims are about ONNX Runtime on CPU with one thread.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,7 @@ def compare(
     device: Device,
     *,
     most_failures: int = 3,
+    row_names: Callable[[int], str] = "row {}".format,
 ) -> Comparison:
     """Compare (logits, probabilities), float32 [N, K] each, row by row.
 
@@ -72,7 +74,7 @@ def compare(
     other_label |= decided & (found_p.argmax(axis=1) != logits.argmax(axis=1))
     bad = np.flatnonzero(~close | other_label)
     failures = tuple(
-        f"row {row}: expected logits {_short(logits[row])} probabilities "
+        f"{row_names(int(row))}: expected logits {_short(logits[row])} probabilities "
         f"{_short(probabilities[row])}, found {_short(found[row])} {_short(found_p[row])}"
         for row in bad[:most_failures]
     )

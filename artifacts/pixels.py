@@ -11,6 +11,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -32,6 +33,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = {5, 6, 7, 8}
+_WIDE_MODES = {"I;16", "I;16B", "I;16L", "I"}
+_GRAY_MODES = {"1", "L", "LA", *_WIDE_MODES}
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -94,6 +98,21 @@ def decode_images(
     return raw, bad
 
 
+def read_header(file: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], bool]:
+    """A picture's (height, width) once upright, and whether it is grayscale; nothing is resized.
+
+    Raises DataError for what is no such picture, or has more than max_pixels; damage after the
+    header may stay unseen.
+    """
+    with _damage_is_data_error(max_pixels):
+        image = _open(file, max_pixels)
+        height, width = image.height, image.width
+        # A square needs no look at its tag, for which Pillow decodes the whole of a PNG.
+        if height != width and image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE:
+            height, width = width, height
+    return (height, width), image.mode in _GRAY_MODES
+
+
 def check_pixels(array: np.ndarray, spec: ImageInput) -> np.ndarray:
     """Pixels given as numbers, as the graph takes them: uint8 [N, channels, height, width].
 
@@ -123,9 +142,10 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def _open(data: bytes | BinaryIO, max_pixels: int) -> Image.Image:
     """The picture's header, its pixels not decoded yet."""
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    image = Image.open(file, formats=FORMATS)
     if image.width * image.height > max_pixels:
         raise DataError(
             f"expected a picture of at most {max_pixels} pixels, "
@@ -155,7 +175,7 @@ def _damage_is_data_error(max_pixels: int) -> Iterator[None]:
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode in {"I;16", "I;16B", "I;16L", "I"}:
+    if image.mode in _WIDE_MODES:
         # Pillow would clip at 255 instead of scaling.
         wide = np.asarray(image).astype(np.int64)
         image = Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
@@ -169,9 +189,19 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 def _to_size(image: Image.Image, spec: ImageInput) -> Image.Image:
     size = (spec.width, spec.height)
-    if image.size == size:
+    if spec.resize is None and image.size == size:
         return image
     resampling = _FILTERS[spec.interpolation]
     if spec.fit == "stretch":
         return image.resize(size, resampling)
-    return ImageOps.fit(image, size, method=resampling)
+    if spec.resize is None:
+        return ImageOps.fit(image, size, method=resampling)
+    # The longer side rounded down, the cut at the rounded middle: what torchvision's Resize and
+    # CenterCrop do, whose presets name these two lengths.
+    shorter = min(image.size)
+    width, height = (spec.resize * side // shorter for side in image.size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), resampling)
+    left = round((width - spec.width) / 2)
+    top = round((height - spec.height) / 2)
+    return image.crop((left, top, left + spec.width, top + spec.height))

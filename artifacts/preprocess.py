@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from artifacts.steps import Clip, Encode, Fill, Normalize, NumberEncoding, Reorder, Scale, Step
 
+# No value comes any way through it.
+_NO_BIN = (0.0, math.inf)
 # Standard deviations beyond which a number is merely wild.
 _WILD = 1e6
 
@@ -73,9 +76,12 @@ class TableEncoder(nn.Module):
         self.limit = step.limit
         numbers = [(i, e) for i, e in enumerate(step.inputs) if isinstance(e, NumberEncoding)]
         bins = [
-            (position, low, high)
-            for position, (_, entry) in enumerate(numbers)
-            for low, high in itertools.pairwise(entry.edges)
+            (low, high - low)
+            for _, entry in numbers
+            for low, high in itertools.islice(
+                itertools.chain(itertools.pairwise(entry.edges), itertools.repeat(_NO_BIN)),
+                step.bins,
+            )
         ]
         categories = [
             (index, value)
@@ -86,9 +92,9 @@ class TableEncoder(nn.Module):
         self._keep("number", [index for index, _ in numbers])
         for key in ("fill", "center", "scale"):
             self._keep(key, [float(getattr(entry, key)) for _, entry in numbers])
-        self._keep("bin", [position for position, _, _ in bins])
-        self._keep("bin_low", [low for _, low, _ in bins])
-        self._keep("bin_width", [high - low for _, low, high in bins])
+        self._keep("bin", [at for at in range(len(numbers)) for _ in range(step.bins)])
+        self._keep("bin_low", [low for low, _ in bins])
+        self._keep("bin_width", [width for _, width in bins])
         self._keep("indicator", [at for at, (_, entry) in enumerate(numbers) if entry.indicator])
         self._keep("category", [index for index, _ in categories])
         self._keep("category_value", [float(value) for _, value in categories])

@@ -91,7 +91,8 @@ class CategoryEncoding(Frozen):
 class Encode(Frozen):
     """A table's raw values -> float32 network input, each as its entry in `inputs` says.
 
-    In this order: the scaled numbers, the bins, the indicators, the categories.
+    In this order: the scaled numbers; for each of them its bins, as many as the number with the
+    most has (those that it has not are 0); the indicators; the categories.
     """
 
     step: Literal["encode"] = "encode"
@@ -101,15 +102,27 @@ class Encode(Frozen):
     ] = Field(min_length=1)
 
     @property
+    def numbers(self) -> tuple[NumberEncoding, ...]:
+        """The entries of numbers."""
+        return tuple(entry for entry in self.inputs if isinstance(entry, NumberEncoding))
+
+    @property
+    def bins(self) -> int:
+        """How many inputs each number has for its bins."""
+        return max((max(0, len(entry.edges) - 1) for entry in self.numbers), default=0)
+
+    @property
+    def category_sizes(self) -> tuple[int, ...]:
+        """How many inputs each category column has."""
+        return tuple(
+            len(entry.values) for entry in self.inputs if isinstance(entry, CategoryEncoding)
+        )
+
+    @property
     def width(self) -> int:
         """How many network inputs a row has."""
-        width = 0
-        for entry in self.inputs:
-            if isinstance(entry, NumberEncoding):
-                width += 1 + max(0, len(entry.edges) - 1) + entry.indicator
-            else:
-                width += len(entry.values)
-        return width
+        indicators = sum(entry.indicator for entry in self.numbers)
+        return len(self.numbers) * (1 + self.bins) + indicators + sum(self.category_sizes)
 
 
 Step = Annotated[Scale | Normalize | Fill | Clip | Reorder | Encode, Field(discriminator="step")]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from artifacts.bundle import Bundle, read_manifest
+from artifacts.cells import ColumnSpec
 from artifacts.errors import BundleError
+from artifacts.inputs import BooleanColumn, CategoryColumn, DateColumn, ImageInput, TableInput
 from artifacts.references import list_bundles, promoted_version
 
 
@@ -41,6 +43,29 @@ def summary_lines(bundle: Bundle) -> list[str]:
     for file, info in sorted(manifest.files.items()):
         lines.append(f"  file       {file:<14}{info.size:>12,} bytes  sha256 {info.sha256[:16]}")
     return lines
+
+
+def input_lines(spec: ImageInput | TableInput) -> list[str]:
+    """What a model takes, for pictures one line, for tables one for each column."""
+    if isinstance(spec, ImageInput):
+        colour = "grayscale" if spec.channels == 1 else "RGB"
+        return [f"{colour} pictures, {spec.height} x {spec.width}"]
+    return [_column_line(column) for column in spec.columns]
+
+
+def _column_line(column: ColumnSpec) -> str:
+    if isinstance(column, CategoryColumn):
+        shown = ", ".join(column.categories[:6])
+        more = len(column.categories) - 6
+        what = shown + (f" and {more} more" if more > 0 else "")
+    elif isinstance(column, BooleanColumn):
+        what = "true or false"
+    elif isinstance(column, DateColumn):
+        what = f"{column.low} to {column.high}"
+    else:
+        what = f"{column.low:g} to {column.high:g}"
+    missing = "missing cells answered" if column.missing == "fill" else "never missing"
+    return f"column {column.name!r}: {column.type}, {what}; {missing}"
 
 
 def list_lines(store: Path) -> list[str]:

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.datasets import load_breast_cancer, load_digits
 
+from artifacts.configs import LinearNetwork, TableNetwork
 from artifacts.errors import DataError
 from training.data import (
     Dataset,
     Part,
-    _breast_cancer,
-    _digits,
     check_labels,
     load_dataset,
-    preprocessing,
     split,
 )
+from training.encoding import preprocessing
 from training.idx import read_idx
 from training.recipe import DataConfig
 
@@ -155,12 +155,21 @@ def with_other_held_out(dataset: Dataset) -> Dataset:
 @pytest.mark.parametrize("source", ["digits", "breast-cancer"])
 def test_statistics_come_from_the_training_part_alone(source: str) -> None:
     dataset = load_dataset(DataConfig(source=source))
-    assert preprocessing(dataset) == preprocessing(with_other_held_out(dataset))
-    raw = dataset.train.raw.astype(np.float64) / (255 if source == "digits" else 1)
-    axes = (0, 2, 3) if source == "digits" else (0,)
-    normalize = next(step for step in preprocessing(dataset) if step.step == "normalize")
-    np.testing.assert_allclose(normalize.mean, raw.mean(axis=axes), rtol=1e-9)
-    np.testing.assert_allclose(normalize.std, raw.std(axis=axes), rtol=1e-9)
+    model = TableNetwork(bins=8) if source == "breast-cancer" else LinearNetwork()
+    steps = preprocessing(dataset, model)
+    assert steps == preprocessing(with_other_held_out(dataset), model)
+    raw = dataset.train.raw.astype(np.float64)
+    if source == "digits":
+        np.testing.assert_allclose(steps[1].mean, (raw / 255).mean(axis=(0, 2, 3)), rtol=1e-9)
+        np.testing.assert_allclose(steps[1].std, (raw / 255).std(axis=(0, 2, 3)), rtol=1e-9)
+        return
+    for column, entry in zip(raw.T, steps[0].inputs, strict=True):
+        assert entry.center == entry.fill == np.median(column)
+        quarters = np.quantile(column, [0.25, 0.75])
+        assert entry.scale == pytest.approx((quarters[1] - quarters[0]) / 1.349)
+        assert entry.edges[0] == column.min() and entry.edges[-1] == column.max()
+        counts = np.histogram(column, entry.edges)[0]
+        assert len(counts) == 8 and counts.max() < 3 * len(column) / 8
 
 
 def test_the_fingerprint_is_of_rows_labels_and_split() -> None:
@@ -198,8 +207,16 @@ def rows_in(*parts: Part) -> list[bytes]:
 
 @pytest.mark.parametrize("source", ["digits", "breast-cancer"])
 def test_the_parts_are_the_set_each_row_once(source: str) -> None:
-    raw, labels = (_digits() if source == "digits" else _breast_cancer())[:2]
     dataset = load_dataset(DataConfig(source=source))
+    if source == "digits":
+        bunch = load_digits()
+        raw = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, np.newaxis]
+        names = [str(index) for index in range(10)]
+    else:
+        bunch = load_breast_cancer()
+        raw = bunch.data
+        names = bunch.target_names.tolist()
+    labels = np.array([dataset.labels.index(names[index]) for index in bunch.target])
     assert rows_in(*dataset.parts.values()) == rows_in(Part(raw, labels))
 
 

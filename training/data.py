@@ -1,22 +1,30 @@
-"""Labelled rows: where they come from, how they are split, and what preprocessing they imply.
+"""Labelled rows: where they come from, and how they are split.
 
-Statistics come from the training part alone. The test part is used once, after training.
+The test part is used once, after training.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from artifacts.arrow import encode_table
 from artifacts.errors import DataError
-from artifacts.inputs import Column, ImageInput, TableInput
+from artifacts.inputs import ImageInput, TableInput
 from artifacts.manifest import DataInfo
-from artifacts.steps import Clip, Fill, Normalize, Scale, Step
+from training.cifar10 import load_cifar10
+from training.columns import describe, infer_columns, read_labels
 from training.idx import read_idx_set
-from training.recipe import DataConfig
+from training.pictures import Pictures, find_leaks, load_pictures
+from training.recipe import EMBEDDED, DataConfig
+from training.table_files import read_tables
 
 DIGITS = tuple(str(digit) for digit in range(10))
 # https://github.com/zalandoresearch/fashion-mnist#labels
@@ -25,16 +33,19 @@ FASHION = (
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 
-# Standard deviations that a cell may be away from its column's mean before it is cut.
-CELL_LIMIT = 30.0
+_PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Part:
-    """raw: [N, *input shape] uint8 or float64; labels: int64 [N], indices of classes."""
+    """raw: [N, *input shape] uint8 or float64; labels: int64 [N], indices of classes.
 
-    raw: np.ndarray
+    digests: one for each row's raw input, where rows are not all in memory.
+    """
+
+    raw: np.ndarray | Pictures
     labels: np.ndarray
+    digests: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,7 +53,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled set, split. `labels` are the class names, in the order of their indices."""
+    """A labelled set, split. `labels` are the class names, in the order of their indices.
+
+    notes: what was left out or found, in words for the user.
+    """
 
     source: str
     input: ImageInput | TableInput
@@ -50,6 +64,7 @@ class Dataset:
     train: Part
     validation: Part
     test: Part
+    notes: tuple[str, ...] = ()
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -60,9 +75,11 @@ class Dataset:
         """What the manifest says of the data."""
         digest = hashlib.sha256()
         for name, part in self.parts.items():
-            for array in (part.raw, part.labels):
+            rows = part.raw if isinstance(part.raw, np.ndarray) else part.digests
+            assert rows is not None
+            for array in (rows, part.labels):
                 digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-                digest.update(np.ascontiguousarray(array).data)
+                digest.update(np.ascontiguousarray(array).view(np.uint8).data)
         counts = np.bincount(
             np.concatenate([part.labels for part in self.parts.values()]),
             minlength=len(self.labels),
@@ -72,70 +89,146 @@ class Dataset:
             fingerprint=digest.hexdigest(),
             rows={name: len(part) for name, part in self.parts.items()},
             label_counts=dict(zip(self.labels, counts.tolist(), strict=True)),
+            notes=self.notes,
         )
 
 
 def load_dataset(config: DataConfig) -> Dataset:
     """The set that `[data]` names, checked and split. Raises DataError."""
-    if config.source in {"digits", "breast-cancer"}:
-        if config.path is not None:
-            raise DataError(f"data.path: {config.source} is embedded and takes no folder")
-        raw, y, spec, labels = _digits() if config.source == "digits" else _breast_cancer()
-        check_labels(y, labels, config.source)
-        train, validation, test = split(
-            y, labels, (config.val_fraction, config.test_fraction), config.seed
-        )
-        parts = [Part(raw[rows], y[rows]) for rows in (train, validation, test)]
-    else:
-        labels = FASHION if config.source == "fashion-mnist" else DIGITS
-        folder = Path(config.path) if config.path is not None else None
-        raw, y, test_raw, test_y = read_idx_set(config.source, folder)
-        check_labels(y, labels, "the training labels")
-        check_labels(test_y, labels, "the test labels")
-        train, validation = split(y, labels, (config.val_fraction,), config.seed)
-        height, width = raw.shape[1:]
-        spec = ImageInput(channels=1, height=height, width=width)
-        parts = [
-            Part(raw[train, np.newaxis], y[train]),
-            Part(raw[validation, np.newaxis], y[validation]),
-            Part(test_raw[:, np.newaxis], test_y),
-        ]
-    if isinstance(spec, TableInput):
-        spec = _with_ranges(spec, parts[0].raw)
-    return Dataset(config.source, spec, labels, *parts)
+    if config.source in EMBEDDED and config.path is not None:
+        raise DataError(f"data.path: {config.source} is embedded and takes no folder")
+    if config.source == "table":
+        return load_table(config)
+    if config.source in {"images", "cifar10"}:
+        return _load_pictures(config)
+    if config.source == "breast-cancer":
+        config, table = breast_cancer_table(config)
+        return dataset_of_tables(config, {"train": table})
+    if config.source == "digits":
+        spec, labels, whole = digits()
+        return assemble(config, spec, labels, {"train": whole})
+    labels = FASHION if config.source == "fashion-mnist" else DIGITS
+    folder = Path(config.path) if config.path is not None else None
+    raw, y, test_raw, test_y = read_idx_set(config.source, folder)
+    check_labels(y, labels, "the training labels")
+    check_labels(test_y, labels, "the test labels")
+    height, width = raw.shape[1:]
+    parts = {
+        "train": Part(raw[:, np.newaxis], y),
+        "test": Part(test_raw[:, np.newaxis], test_y),
+    }
+    return assemble(config, ImageInput(channels=1, height=height, width=width), labels, parts)
 
 
-def preprocessing(dataset: Dataset) -> tuple[Step, ...]:
-    """The steps inside the graph, with statistics of the training part.
+def assemble(
+    config: DataConfig,
+    spec: ImageInput | TableInput,
+    labels: tuple[str, ...],
+    parts: dict[str, Part],
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    """A Dataset of the parts that there are; those that are not are split off the training one."""
+    rows = split_rows(config, labels, {name: part.labels for name, part in parts.items()})
+    train, validation, test = (take(parts.get(name, parts["train"]), rows[name]) for name in _PARTS)
+    return Dataset(config.source, spec, labels, train, validation, test, notes)
 
-    Images: / 255, then mean and standard deviation for each channel. Tables: median for missing
-    cells, standardisation in float64, a cut at +-CELL_LIMIT.
+
+def split_rows(
+    config: DataConfig, labels: tuple[str, ...], parts: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Each part's row numbers, in the part of that name in `parts`, or else in "train".
+
+    parts: label indices, int64, by part; "train" is always there.
     """
-    raw = dataset.train.raw
-    if isinstance(dataset.input, ImageInput):
-        counts = np.stack(
-            [np.bincount(raw[:, c].ravel(), minlength=256) for c in range(raw.shape[1])]
-        )
-        values = np.arange(256) / 255
-        mean = counts @ values / counts.sum(axis=1)
-        variance = counts @ values**2 / counts.sum(axis=1) - mean**2
-        std = np.sqrt(np.maximum(variance, 0))
-        std[std < 1e-6] = 1.0
-        return (
-            Scale(factor=1 / 255),
-            Normalize(mean=tuple(mean.tolist()), std=tuple(std.tolist())),
-        )
-    median = np.nanmedian(raw, axis=0)
-    filled = np.where(np.isnan(raw), median, raw)
-    mean, std = filled.mean(axis=0), filled.std(axis=0)
-    # A constant column's deviation is rounding, not zero.
-    std[std <= 1e-9 * np.abs(mean)] = 1.0
-    std[std == 0] = 1.0
-    return (
-        Fill(values=tuple(median.tolist())),
-        Normalize(mean=tuple(mean.tolist()), std=tuple(std.tolist())),
-        Clip(limit=CELL_LIMIT),
+    y = parts["train"]
+    rows = np.arange(len(y))
+    if config.limit is not None and config.limit < len(y):
+        rows = split(y, labels, (config.limit / len(y),), config.seed)[1]
+    fractions = {
+        name: fraction
+        for name, fraction in (("validation", config.val_fraction), ("test", config.test_fraction))
+        if name not in parts
+    }
+    pieces = split(y[rows], labels, tuple(fractions.values()), config.seed)
+    taken = dict(zip(("train", *fractions), (rows[piece] for piece in pieces), strict=True))
+    return {name: taken[name] if name in taken else np.arange(len(parts[name])) for name in _PARTS}
+
+
+def take(part: Part, rows: np.ndarray) -> Part:
+    """Some rows of a part."""
+    raw = part.raw[rows] if isinstance(part.raw, np.ndarray) else part.raw.select(rows)
+    return Part(raw, part.labels[rows], None if part.digests is None else part.digests[rows])
+
+
+def load_table(config: DataConfig) -> Dataset:
+    """A table from files, its columns' types inferred. Raises DataError naming file and column."""
+    if config.path is None or config.target is None:
+        raise DataError("a table needs --data FILE and --target COLUMN")
+    tables = read_tables(Path(config.path), config.test_path and Path(config.test_path))
+    return dataset_of_tables(config, tables)
+
+
+def dataset_of_tables(config: DataConfig, tables: dict[str, pa.Table]) -> Dataset:
+    """Tables by part, "train" at least, as a Dataset."""
+    target = config.target
+    assert target is not None
+    for name, table in tables.items():
+        if target not in table.column_names:
+            raise DataError(
+                f"{name}: no column {target!r} (data.target); there are: "
+                f"{', '.join(map(repr, table.column_names))}"
+            )
+    y, labels = read_labels(tables["train"], target)
+    label_indices = {"train": y}
+    for name in tables.keys() - {"train"}:
+        label_indices[name] = read_labels(tables[name], target, labels)[0]
+    columns, notes = infer_columns(tables["train"], config)
+    rows = split_rows(config, labels, label_indices)
+    train = tables["train"].take(pa.array(rows["train"]))
+    spec = describe(columns, train, tables["train"], config)
+    parts = {}
+    for name in _PARTS:
+        source = name if name in tables else "train"
+        raw, bad = encode_table(tables[source].take(pa.array(rows[name])), spec)
+        if bad:
+            row = min(bad)
+            raise DataError(
+                f"{source}: row {int(rows[name][row])}: {bad[row]} (bad rows: {len(bad)})"
+            )
+        parts[name] = Part(raw, label_indices[source][rows[name]])
+    return Dataset(config.source, spec, labels, **parts, notes=tuple(notes))
+
+
+def _load_pictures(config: DataConfig) -> Dataset:
+    memory = (
+        config.memory_mb * 2**20
+        if config.memory_mb is not None
+        else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     )
+    path = Path(config.path) if config.path is not None else None
+    options: dict[str, Any] = {"memory_bytes": memory, "threads": config.workers or None}
+    shape: dict[str, Any] = {
+        "size": config.size, "channels": config.channels, "fit": config.fit,
+        "interpolation": config.interpolation, "resize": config.resize,
+        "skip_bad": config.skip_bad,
+    }  # fmt: skip
+    if config.source == "cifar10":
+        found = load_cifar10(path, **options)
+    elif path is None:
+        raise DataError("images need --data FOLDER")
+    else:
+        found = load_pictures(path, **shape, **options)
+    parts = {name: Part(p.raw, p.labels, p.digests) for name, p in found.parts.items()}
+    dataset = assemble(config, found.input, found.labels, parts, found.notes)
+    named = split_rows(config, found.labels, {name: p.labels for name, p in parts.items()})
+    everyone = {
+        name: (
+            found.parts.get(name, found.parts["train"]).digests[rows],
+            [found.parts.get(name, found.parts["train"]).names[row] for row in rows],
+        )
+        for name, rows in named.items()
+    }
+    return dataclasses.replace(dataset, notes=(*found.notes, *find_leaks(everyone)))
 
 
 def split(
@@ -182,38 +275,26 @@ def check_labels(labels: np.ndarray, names: tuple[str, ...], what: str) -> None:
         raise DataError(f"{what}: expected at least two classes, found {found}")
 
 
-def _digits() -> tuple[np.ndarray, np.ndarray, ImageInput, tuple[str, ...]]:
+def digits() -> tuple[ImageInput, tuple[str, ...], Part]:
+    """scikit-learn's 1,797 handwritten digits, all in one part."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     # 17 grey levels, 0 to 16, spread over 0 to 255.
     raw = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, np.newaxis]
-    return raw, bunch.target.astype(np.int64), ImageInput(channels=1, height=8, width=8), DIGITS
+    whole = Part(raw, bunch.target.astype(np.int64))
+    return ImageInput(channels=1, height=8, width=8), DIGITS, whole
 
 
-def _breast_cancer() -> tuple[np.ndarray, np.ndarray, TableInput, tuple[str, ...]]:
+def breast_cancer_table(config: DataConfig) -> tuple[DataConfig, pa.Table]:
+    """scikit-learn's 569 tumours with the label column "diagnosis", and what to read it with."""
     from sklearn.datasets import load_breast_cancer
 
     bunch = load_breast_cancer()
-    spec = TableInput(
-        columns=tuple(
-            Column(name=str(name), low=0.0, high=0.0, typical=0.0) for name in bunch.feature_names
-        )
-    )
-    labels = tuple(str(name) for name in bunch.target_names)
-    return bunch.data.astype(np.float64), bunch.target.astype(np.int64), spec, labels
-
-
-def _with_ranges(spec: TableInput, train_raw: np.ndarray) -> TableInput:
-    columns = tuple(
-        column.model_copy(
-            update={
-                "missing": "fill" if np.isnan(values).any() else "reject",
-                "low": float(np.nanmin(values)),
-                "high": float(np.nanmax(values)),
-                "typical": float(np.nanmedian(values)),
-            }
-        )
-        for column, values in zip(spec.columns, train_raw.T, strict=True)
-    )
-    return TableInput(columns=columns)
+    columns = {
+        str(name): pa.array(values)
+        for name, values in zip(bunch.feature_names, bunch.data.T, strict=True)
+    }
+    columns["diagnosis"] = pa.array([str(bunch.target_names[index]) for index in bunch.target])
+    settings = {"target": "diagnosis", "missing": "reject"}
+    return config.model_copy(update=settings), pa.table(columns)

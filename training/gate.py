@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,70 +15,146 @@ from artifacts.cells import ColumnSpec, date_parts, parse_date
 from artifacts.errors import ParityError
 from artifacts.inputs import BooleanColumn, CategoryColumn, Column, ImageInput, TableInput
 from artifacts.manifest import EXPORT, ONNX, TORCHSCRIPT, FormatParity
-from artifacts.parity import ABSOLUTE, RELATIVE, compare, one_answer, run_in_batches
+from artifacts.parity import ABSOLUTE, RELATIVE, compare, run_in_batches
+from training.pictures import Pictures
 
 SMALL_BATCHES = (1, 2, 7, 64)
 _EDGE_ROWS = 64
+# The work of one format's pass at one small batch size: some seconds of one core.
+_SMALL_BATCH_FLOPS = 200_000_000_000
+_LEAST_ROWS = 256
+_CHUNK_BYTES = 64 * 2**20
+
+Answers = tuple[np.ndarray, np.ndarray]
 
 
 def parity_gate(
     eager: Model,
     files: dict[str, bytes],
-    held_out: np.ndarray,
+    held_out: Sequence[np.ndarray | Pictures],
     spec: ImageInput | TableInput,
     max_batch_size: int,
     show: Callable[[str], None],
+    flops: int = 0,
 ) -> dict[str, Any]:
     """Compare every format with eager on CPU, on all held-out rows and on edge inputs.
 
-    eager: the model in eval mode on CPU. held_out: raw rows that training never saw.
-    Each format answers every row at batch sizes 1, 2, 7, 64 and max_batch_size; ONNX must also
-    give each row the same bits at all of them.
+    eager: the model in eval mode on CPU. held_out: raw rows that training never saw, in pieces.
+    Each format answers every row at max_batch_size, and at batch sizes 1, 2, 7 and 64 every row
+    too, or where that is too much work for a model of so many floating-point operations a row
+    (`flops`), rows spread evenly over them all, and the edge inputs. ONNX must give each row the
+    same bits at all of them.
     Returns the report (`parity.json`). Raises ParityError naming format, row, expected, actual.
     """
     edges = edge_inputs(spec)
-    raw = np.concatenate([held_out, edges])
-    expected = run_in_batches(eager, raw, max_batch_size)
-    if not all(np.isfinite(array).all() for array in expected):
-        row = int(np.flatnonzero(~np.isfinite(expected[0]).all(axis=1))[0])
-        raise ParityError(f"eager: {_row_name(row, len(held_out))}: logits are not finite")
-    sizes = (*SMALL_BATCHES, max_batch_size)
+    total = sum(len(piece) for piece in held_out)
+    spread = np.arange(total)
+    fewer = max(_LEAST_ROWS, _SMALL_BATCH_FLOPS // max(1, flops))
+    if fewer < total:
+        spread = np.unique(np.linspace(0, total - 1, fewer).astype(np.int64))
     formats = {
         ONNX: open_onnx(files[ONNX], "cpu"),
         TORCHSCRIPT: open_torchscript(files[TORCHSCRIPT], "cpu"),
         EXPORT: open_export(files[EXPORT], "cpu"),
     }
-    report: dict[str, Any] = {
+    small = ", ".join(map(str, SMALL_BATCHES))
+    show(
+        f"gate: {', '.join(formats)}: {total + len(edges)} rows at batch size {max_batch_size}, "
+        f"{len(spread) + len(edges)} at {small}"
+    )
+    tallies = {
+        name: {size: _Tally() for size in (*SMALL_BATCHES, max_batch_size)} for name in formats
+    }
+    for number, raw in _chunks(held_out, edges, max_batch_size):
+        expected = run_in_batches(eager, raw, max_batch_size)
+        if not all(np.isfinite(array).all() for array in expected):
+            row = int(np.flatnonzero(~np.isfinite(expected[0]).all(axis=1))[0])
+            raise ParityError(f"eager: {_row_name(number, total, row)}: logits are not finite")
+        _, once = np.unique(number, return_index=True)
+        chosen = once[(number[once] >= total) | np.isin(number[once], spread)]
+        for name, model in formats.items():
+            whole = run_in_batches(model, raw, max_batch_size)
+            at_largest = (whole[0][chosen], whole[1][chosen])
+            for size, tally in tallies[name].items():
+                rows, found = np.arange(len(raw)), whole
+                if size != max_batch_size:
+                    rows, found = chosen, run_in_batches(model, raw[chosen], size)
+                row_name = functools.partial(_row_name, number[rows], total)
+                wanted = (expected[0][rows], expected[1][rows])
+                tally.add(
+                    f"{name} differs from eager at batch size {size}", row_name, wanted, found
+                )
+                if name == ONNX and size != max_batch_size:
+                    _check_bits(at_largest, found, row_name, f"{max_batch_size}, at {size}")
+    return {
         "tolerance": f"|difference of logits| <= {ABSOLUTE['cpu']:g} + {RELATIVE:g} * |logit|",
         "device": "cpu",
-        "held_out_rows": len(held_out),
+        "held_out_rows": total,
         "edge_rows": len(edges),
-        "batch_sizes": list(sizes),
-        "formats": {},
+        "batch_sizes": [*SMALL_BATCHES, max_batch_size],
+        "formats": {
+            name: {str(size): dataclasses.asdict(tally) for size, tally in by_size.items()}
+            for name, by_size in tallies.items()
+        },
+        "one_answer": "each row has the same bits in model.onnx at all batch sizes",
     }
-    for name, model in formats.items():
-        show(f"gate: {name}: {len(raw)} rows at batch sizes {', '.join(map(str, sizes))}")
-        by_size: dict[str, Any] = {}
-        for size in sizes:
-            # Rows come round again until there is at least one batch of the full size.
-            rows = np.arange(max(len(raw), size)) % len(raw)
-            wanted = (expected[0][rows], expected[1][rows])
-            result = compare(wanted, run_in_batches(model, raw[rows], size), "cpu")
-            if result.failures:
-                where = "; ".join(result.failures)
-                raise ParityError(f"{name} differs from eager at batch size {size}: {where}")
-            by_size[str(size)] = {
-                "rows": result.rows,
-                "max_abs_diff": result.max_abs_diff,
-                "label_disagreements": result.label_disagreements,
-            }
-        report["formats"][name] = by_size
-    rows = np.arange(max(len(raw), max_batch_size)) % len(raw)
-    difference = one_answer(formats[ONNX], raw[rows], sizes)
-    if difference:
-        raise ParityError(f"{ONNX}: answers depend on the batch: {difference}")
-    report["one_answer"] = "each row has the same bits in model.onnx at all batch sizes"
-    return report
+
+
+@dataclass
+class _Tally:
+    rows: int = 0
+    max_abs_diff: float = 0.0
+    label_disagreements: int = 0
+
+    def add(
+        self,
+        name: str,
+        size: int,
+        number: np.ndarray,
+        total: int,
+        expected: Answers,
+        found: Answers,
+    ) -> None:
+        result = compare(
+            expected, found, "cpu", row_names=lambda row: _row_name(number[row], total)
+        )
+        if result.failures:
+            where = "; ".join(result.failures)
+            raise ParityError(f"{name} differs from eager at batch size {size}: {where}")
+        self.rows += result.rows
+        self.max_abs_diff = max(self.max_abs_diff, result.max_abs_diff)
+        self.label_disagreements += result.label_disagreements
+
+
+def _check_bits(first: Answers, second: Answers, names: Callable[[int], str], sizes: str) -> None:
+    for what, ours, theirs in zip(("logits", "probabilities"), first, second, strict=True):
+        differs = np.flatnonzero((ours != theirs).any(axis=1))
+        if len(differs):
+            row = int(differs[0])
+            raise ParityError(
+                f"{ONNX}: answers depend on the batch: {names(row)}: {what} at batch sizes "
+                f"{sizes}: {ours[row].tolist()}, {theirs[row].tolist()} "
+                f"({len(differs)} rows differ)"
+            )
+
+
+def _chunks(
+    held_out: Sequence[np.ndarray | Pictures], edges: np.ndarray, max_batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Row numbers and raw rows: the held-out pieces one after the other, then the edge inputs.
+
+    Where no piece fills a batch of the full size, the edge inputs come round again until they do.
+    """
+    most = max(max_batch_size, _CHUNK_BYTES // edges[0].nbytes)
+    start = 0
+    for piece in held_out:
+        for first in range(0, len(piece), most):
+            raw = piece[first : first + most]
+            yield np.arange(start + first, start + first + len(raw)), raw
+        start += len(piece)
+    full = any(len(piece) >= max_batch_size for piece in held_out)
+    again = np.arange(len(edges) if full else max(len(edges), max_batch_size)) % len(edges)
+    yield start + again, edges[again]
 
 
 def summary(report: dict[str, Any]) -> dict[str, FormatParity]:
@@ -147,5 +226,6 @@ def _made(column: ColumnSpec, rows: int, generator: np.random.Generator) -> np.n
     return np.array([date_parts(moment, column.parts) for moment in moments])
 
 
-def _row_name(row: int, held_out: int) -> str:
+def _row_name(numbers: np.ndarray, held_out: int, position: int) -> str:
+    row = int(numbers[position])
     return f"held-out row {row}" if row < held_out else f"edge input {row - held_out}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from artifacts.manifest import Estimate, Metrics
@@ -19,7 +21,33 @@ def classification_metrics(probabilities: np.ndarray, labels: np.ndarray) -> Met
         accuracy=wilson_interval(int(correct.sum()), len(labels)),
         # Probabilities are float32: below its smallest normal number nothing more is known.
         log_loss=mean_interval(-np.log(np.clip(chosen, np.finfo(np.float32).tiny, 1.0))),
+        auc=area_under_curve(probabilities, labels),
     )
+
+
+def area_under_curve(probabilities: np.ndarray, labels: np.ndarray) -> Estimate | None:
+    """ROC AUC, with more than two classes the mean of one against the rest (macro).
+
+    None where a class has no row, or all of them. The interval is that of Hanley and McNeil 1982;
+    for several classes with the mean of their standard errors, which is an upper bound.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    classes = range(probabilities.shape[1]) if probabilities.shape[1] > 2 else (1,)
+    values, errors = [], []
+    for index in classes:
+        positive = labels == index
+        n, m = int(positive.sum()), int((~positive).sum())
+        if n == 0 or m == 0:
+            return None
+        area = float(roc_auc_score(positive, probabilities[:, index]))
+        q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+        spread = (n - 1) * (q1 - area**2) + (m - 1) * (q2 - area**2)
+        variance = (area * (1 - area) + spread) / (n * m)
+        values.append(area)
+        errors.append(math.sqrt(max(0.0, variance)))
+    mean, half = float(np.mean(values)), float(_Z * np.mean(errors))
+    return Estimate(value=mean, low=max(0.0, mean - half), high=min(1.0, mean + half))
 
 
 def wilson_interval(successes: int, trials: int) -> Estimate:

@@ -9,51 +9,166 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
-from artifacts.configs import LinearNetwork, MlpNetwork, NetworkConfig
+from artifacts.configs import (
+    CnnNetwork,
+    LinearNetwork,
+    MlpNetwork,
+    NetworkConfig,
+    ResnetNetwork,
+    TableNetwork,
+    TorchvisionNetwork,
+)
 from artifacts.errors import DataError
-from artifacts.inputs import Frozen
+from artifacts.inputs import Frozen, MissingPolicy
 from artifacts.manifest import NAME_PATTERN
 
-_KINDS: dict[Any, type[BaseModel]] = {"linear": LinearNetwork, "mlp": MlpNetwork}
-Source = Literal["digits", "breast-cancer", "fashion-mnist", "mnist"]
+_KINDS: dict[Any, type[BaseModel]] = {
+    "linear": LinearNetwork,
+    "mlp": MlpNetwork,
+    "table": TableNetwork,
+    "cnn": CnnNetwork,
+    "resnet": ResnetNetwork,
+    "torchvision": TorchvisionNetwork,
+}
+EMBEDDED = ("digits", "breast-cancer")
+Source = Literal["digits", "breast-cancer", "fashion-mnist", "mnist", "cifar10", "table", "images"]
+ColumnType = Literal["number", "boolean", "category", "date", "drop"]
+
+
+class PixelsConfig(Frozen):
+    """[data.pixels]: how pixels become network input, for weights that expect it so.
+
+    pixel * factor, in the channels' order, minus mean, by std; mean and std have one value for
+    each channel, in that order. Without this section they are computed on the training part, or
+    are those that torchvision's weights were trained with.
+    """
+
+    order: Literal["rgb", "bgr"] = "rgb"
+    factor: float = Field(default=1 / 255, gt=0)
+    mean: tuple[float, ...] = Field(min_length=1)
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
 
 
 class DataConfig(Frozen):
     """[data]: where labelled rows come from and how they are split.
 
-    path: the folder that holds the files of a set that is not embedded; without one, `data` under
-    the working directory, downloaded into where there is a network.
-    val_fraction: of all rows, or of the training part where the set has a test part of its own.
+    path: the file or folder that holds the set; for the downloaded ones, by default `data` under
+    the working directory. target: the label's column of a table.
+    test_path: a table of its own for the test part.
+    val_fraction: of all rows, or of the training part where the set has a test part of its own;
+    unused where the set has a validation part of its own.
     test_fraction: of all rows; unused where the set has a test part of its own.
+    limit: at most so many training rows, stratified.
+
+    Tables: columns says a column's type where the inferred one is not meant, or "drop".
+    A text that fewer than min_count training rows have, or that is not among the max_categories
+    most frequent, is a rare one. missing: "reject" makes a missing cell an error in columns that
+    had none missing in training; "fill" answers it all the same.
+
+    Images: size [height, width] and channels, by default those of the pictures; fit and resize as
+    in `ImageInput`. skip_bad: leave out pictures that cannot be read. memory_mb: sets whose pixels
+    take more are decoded anew in each epoch, by `workers` processes; by default half of the
+    machine's memory, and one process for each core.
     """
 
     source: Source
     path: str | None = None
+    target: str | None = None
+    test_path: str | None = None
     val_fraction: float = Field(default=0.15, gt=0, lt=1)
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    limit: int | None = Field(default=None, ge=10)
     seed: int = Field(default=0, ge=0)
+    columns: dict[str, ColumnType] = Field(default_factory=dict)
+    min_count: int = Field(default=2, ge=1)
+    max_categories: int = Field(default=128, ge=1, le=65536)
+    missing: MissingPolicy = "fill"
+    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    channels: Literal[1, 3] | None = None
+    fit: Literal["crop", "stretch"] = "crop"
+    resize: int | None = Field(default=None, ge=1)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    skip_bad: bool = False
+    memory_mb: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=0, le=256)
+    pixels: PixelsConfig | None = None
+
+
+class AugmentConfig(Frozen):
+    """[train.augment]: pictures changed at random while training; nothing by default.
+
+    flip: left to right, half of them. crop: moved by up to so many pixels, what comes in is
+    `pad`: the picture mirrored, or black. rotate: degrees, shift and zoom: shares of the size,
+    each up to so much. colour: brightness, contrast and saturation by up to this share.
+    cutout: a square of so many pixels becomes the mean. mixup, cutmix: their Beta(a, a)
+    (Zhang et al. 2018; Yun et al. 2019); where both are set, either one for each batch.
+    mixup alone is for tables too.
+    """
+
+    flip: bool = False
+    crop: int = Field(default=0, ge=0, le=1024)
+    pad: Literal["mirror", "black"] = "mirror"
+    rotate: float = Field(default=0, ge=0, le=180)
+    shift: float = Field(default=0, ge=0, lt=1)
+    zoom: float = Field(default=0, ge=0, lt=1)
+    colour: float = Field(default=0, ge=0, lt=1)
+    cutout: int = Field(default=0, ge=0, le=1024)
+    mixup: float = Field(default=0, ge=0)
+    cutmix: float = Field(default=0, ge=0)
+
+
+class TransferConfig(Frozen):
+    """[transfer]: weights that a torchvision network starts from.
+
+    weights: "none", a .pt, .pth or .safetensors file, "default", or a name of torchvision's, such
+    as "IMAGENET1K_V1" (downloaded where there is a network).
+    freeze_epochs: so long only the head is trained; batch norm under it keeps its statistics.
+    backbone_lr: the rate of everything but the head, as a share of train.lr.
+    """
+
+    weights: str = "none"
+    freeze_epochs: int = Field(default=0, ge=0)
+    backbone_lr: float = Field(default=0.1, gt=0)
 
 
 class TrainConfig(Frozen):
     """[train]: how the weights are found.
 
+    epochs, batch_size: "auto" fits them to the number of rows, for tables: batches of 32 to 256,
+    about 1,200 steps, 15 to 100 epochs. beta2: of Adam. clip_norm: the longest gradient, 0 for any.
     warmup: epochs of linear warm-up, fractions allowed. patience: epochs without a better
-    validation loss before stopping. threads: torch's CPU threads, its own choice without one.
+    validation figure before stopping, 0 for never. monitor: which figure, and keep: whether the
+    weights of its best epoch are kept or those of the last.
+    ema: each step the kept weights move to the trained ones by 1 - ema; 0 is off.
+    label_smoothing: the share of a label that is spread over all of them.
+    class_weight: "balanced" weighs a row by the inverse of its class's frequency.
+    precision: "auto" is bfloat16 for convolutions where the device computes it fast.
+    threads: torch's CPU threads, its own choice without one.
     """
 
-    epochs: int = Field(default=30, ge=1)
-    batch_size: int = Field(default=128, ge=2)
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = 30
+    batch_size: Annotated[int, Field(ge=2)] | Literal["auto"] = 128
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    clip_norm: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=1e-2, ge=0)
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(default=1.0, ge=0, le=1e6)
-    patience: int = Field(default=10, ge=1)
+    patience: int = Field(default=10, ge=0)
+    monitor: Literal["loss", "accuracy"] = "loss"
+    keep: Literal["best", "last"] = "best"
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weight: Literal["none", "balanced"] = "none"
+    augment: AugmentConfig = AugmentConfig()
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=512)
@@ -63,11 +178,12 @@ class ExportConfig(Frozen):
     """[export]: what a released bundle holds.
 
     golden: "real" keeps held-out rows in the bundle, "synthetic" made ones in the same ranges.
-    max_batch_size: the largest batch that the gate proves and that serving and scoring use.
+    max_batch_size: the largest batch that the gate proves and that serving and scoring use; by
+    default 1024, and less, down to 64, for large pictures.
     """
 
     golden: Literal["real", "synthetic"] = "real"
-    max_batch_size: int = Field(default=1024, ge=64, le=65536)
+    max_batch_size: int | None = Field(default=None, ge=64, le=65536)
 
 
 class Recipe(Frozen):
@@ -77,6 +193,7 @@ class Recipe(Frozen):
     summary: str = ""
     data: DataConfig
     model: NetworkConfig = MlpNetwork()
+    transfer: TransferConfig = TransferConfig()
     train: TrainConfig = TrainConfig()
     export: ExportConfig = ExportConfig()
 
@@ -92,13 +209,20 @@ def builtin_recipes() -> dict[str, Recipe]:
 
 
 def load_recipe(
-    recipe: str, overrides: Sequence[str] = (), *, name: str | None = None, data: str | None = None
+    recipe: str,
+    overrides: Sequence[str] = (),
+    *,
+    name: str | None = None,
+    data: str | None = None,
+    target: str | None = None,
+    skip_bad: bool = False,
 ) -> Recipe:
     """A built-in recipe by name, or a TOML file by path, with overrides applied.
 
     overrides: "section.key=value", the value in TOML's syntax or a bare string. "model.kind="
     with another kind starts that network from its defaults.
-    name, data: shorthands for the keys name and data.path.
+    name, data, target, skip_bad: shorthands for the keys name, data.path, data.target and
+    data.skip_bad.
     Raises DataError naming the recipe, key or value.
     """
     content, label = _read(recipe), f"recipe {recipe}"
@@ -107,6 +231,10 @@ def load_recipe(
         pairs.append((["name"], name))
     if data is not None:
         pairs.append((["data", "path"], data))
+    if target is not None:
+        pairs.append((["data", "target"], target))
+    if skip_bad:
+        pairs.append((["data", "skip_bad"], True))
     model = content.setdefault("model", {})
     if isinstance(model, dict):
         model.setdefault("kind", "mlp")
@@ -165,6 +293,11 @@ def _validate(content: dict[str, Any], label: str) -> Recipe:
         raise DataError(f"{label}: {'; '.join(lines)}") from error
 
 
+def _section(annotation: Any) -> Any:
+    """The model in an annotation that may allow None beside it."""
+    return next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)
+
+
 def _explain(entry: Any) -> str:
     """One of pydantic's errors with the recipe's key, and what is allowed there."""
     # Inside a union the second part is its tag, such as "mlp" in model.mlp.hidden: not a key.
@@ -173,8 +306,11 @@ def _explain(entry: Any) -> str:
     if entry["type"] == "extra_forbidden":
         section: Any = Recipe
         for part in entry["loc"][:-1]:
-            section = _KINDS.get(part) or section.model_fields[part].annotation
+            section = _KINDS.get(part) or _section(section.model_fields[part].annotation)
         return f"unknown key {key}; allowed: {', '.join(section.model_fields)}"
+    if entry["type"] == "union_tag_invalid":
+        kinds = ", ".join("torchvision:NAME" if kind == "torchvision" else kind for kind in _KINDS)
+        return f"{key}.kind: expected one of {kinds}"
     if entry["type"] == "missing":
         return f"{key} is required"
     found = entry.get("input")

@@ -70,7 +70,7 @@ Network: {manifest.network.kind}, {manifest.parameters:,} parameters; input:
 <h2>How good it is</h2>{metrics}
 <p>Accuracy on the training part is {abs(gap) * 100:.1f} points
 {"above" if gap >= 0 else "below"} that on the test part.</p>
-<h2>Learning curves</h2>{_curves(fitted.history, fitted.best_epoch)}
+<h2>Learning curves</h2>{_curves(fitted.history, fitted.kept_epoch)}
 <h2>Confusion matrix</h2>{_confusion(confusion, manifest.labels)}
 <h2>Parity gate</h2>
 <p>Every format against the trained model on {parity["held_out_rows"]} held-out rows and

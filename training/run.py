@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
 
 from artifacts.backends import Model, run_module
 from artifacts.bundle import Bundle, Golden, write_bundle
@@ -27,14 +28,25 @@ from artifacts.manifest import BUNDLE_FILES, GOLDEN, PARITY, REPORT, Manifest, M
 from artifacts.networks import DeployedClassifier, build_network
 from artifacts.preprocess import Preprocess
 from artifacts.references import promote as promote_bundle
-from training.data import Dataset, load_dataset, preprocessing
+from artifacts.summary import input_lines
+from training.batches import Batches
+from training.data import Dataset, load_dataset
+from training.encoding import preprocessing
 from training.export import export_model
-from training.fit import Fit, fit, probabilities_of
+from training.fit import (
+    Backbone,
+    Fit,
+    compute_precision,
+    fit,
+    probabilities_of,
+    resolve_schedule,
+)
 from training.gate import parity_gate, summary, synthetic_rows
 from training.metrics import classification_metrics, confusion_matrix
 from training.progress import epoch_display
 from training.recipe import Recipe
 from training.report import encode_parity, render_report
+from training.transfer import load_backbone, weights_digest, with_backbone_defaults
 
 GOLDEN_ROWS = 256
 _GOLDEN_BYTES = 4 * 2**20
@@ -57,29 +69,39 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
         )
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
+    recipe = with_backbone_defaults(recipe)
     dataset = load_dataset(recipe.data)
+    recipe = recipe.model_copy(update={"train": resolve_schedule(recipe.train, len(dataset.train))})
     rows = ", ".join(f"{len(part)} {name}" for name, part in dataset.parts.items())
     _say(console, f"data: {dataset.source}: {rows}; {len(dataset.labels)} classes")
+    for line in (*dataset.notes, *input_lines(dataset.input)):
+        _say(console, f"data: {line}")
 
     torch.manual_seed(recipe.train.seed)
-    network = build_network(recipe.model, dataset.input.shape, len(dataset.labels))
+    steps = preprocessing(dataset, recipe.model, recipe.data.pixels)
+    network = build_network(recipe.model, dataset.input.shape, steps, len(dataset.labels))
+    backbone = load_backbone(network, recipe)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    _say(console, f"model: {recipe.model.kind}, {parameters:,} parameters")
+    _say(console, f"model: {recipe.model.kind}, {_parameters_line(network, backbone)}")
     _say(console, f"device: {_device_name(device)}")
-    model = DeployedClassifier(
-        Preprocess(preprocessing(dataset), dataset.input.shape), network, temperature=1.0
-    ).to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = DeployedClassifier(Preprocess(steps, dataset.input.shape), network, temperature=1.0).to(
+        device
+    )
+    precision = compute_precision(network, recipe.train, torch.device(device))
+    batches = {
+        name: Batches(part, torch.device(device), recipe.data.workers)
+        for name, part in dataset.parts.items()
+    }
     with epoch_display(console, recipe.train.epochs) as show:
         fitted = fit(
-            network, model.preprocess, dataset.train, dataset.validation,
-            recipe.train, torch.device(device), show,
+            network, model.preprocess, batches["train"], batches["validation"],
+            recipe.train, show, backbone,
         )  # fmt: skip
     _say(console, _fit_line(fitted))
 
     model.eval()
-    probabilities = {
-        name: probabilities_of(model, part.raw) for name, part in dataset.parts.items()
-    }
+    probabilities = {name: probabilities_of(model, part) for name, part in batches.items()}
     metrics = {
         name: classification_metrics(probabilities[name], part.labels)
         for name, part in dataset.parts.items()
@@ -88,14 +110,17 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
         _say(console, f"{name}: {_metrics_line(figures)}")
 
     model.cpu()
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    del batches
     name = input_name(dataset.input)
     # Made rows: torch.export keeps its example in the file.
     exported = export_model(model, synthetic_rows(dataset.input, 2), name)
     eager = run_module(model, "cpu")
-    held_out = np.concatenate([dataset.validation.raw, dataset.test.raw])
+    held_out = [dataset.validation.raw, dataset.test.raw]
+    largest = max_batch_size(recipe, dataset)
     parity = parity_gate(
-        eager, exported.files, held_out, dataset.input, recipe.export.max_batch_size,
-        lambda line: _say(console, line),
+        eager, exported.files, held_out, dataset.input, largest,
+        lambda line: _say(console, line), flops_per_row(model, dataset),
     )  # fmt: skip
     for file, result in summary(parity).items():
         _say(
@@ -116,9 +141,9 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
         network=recipe.model,
         parameters=parameters,
         temperature=model.temperature,
-        max_batch_size=recipe.export.max_batch_size,
+        max_batch_size=largest,
         metrics=metrics,
-        recipe=_resolved(recipe, device),
+        recipe=_resolved(recipe, device, precision, largest),
         seed=recipe.train.seed,
         data=dataset.info(),
         packages=_package_versions(),
@@ -156,11 +181,48 @@ def _check_writable(store: Path) -> None:
         raise BundleError(f"the store {store} cannot be written to: {error.strerror}") from error
 
 
-def _resolved(recipe: Recipe, device: str) -> dict[str, Any]:
-    """The recipe as it was carried out: device and threads as they were, without paths."""
-    content = recipe.model_dump(mode="json", exclude={"summary": True, "data": {"path"}})
-    content["train"].update(device=device, threads=torch.get_num_threads())
+def flops_per_row(model: torch.nn.Module, dataset: Dataset) -> int:
+    """The floating-point operations of one answer, as torch counts them."""
+    row = torch.from_numpy(synthetic_rows(dataset.input, 1))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(row)
+    return int(counter.get_total_flops())
+
+
+def max_batch_size(recipe: Recipe, dataset: Dataset) -> int:
+    """The recipe's, or 1024; for large pictures as many as hold 4 million values, at least 64."""
+    values = int(np.prod(dataset.input.shape))
+    return recipe.export.max_batch_size or min(1024, max(64, 2**22 // values))
+
+
+def _resolved(recipe: Recipe, device: str, precision: str, largest: int) -> dict[str, Any]:
+    """The recipe as it was carried out: what was "auto" as it was, files without their folders."""
+    content = recipe.model_dump(
+        mode="json", exclude={"summary": True, "data": {"path", "test_path", "workers"}}
+    )
+    content["train"].update(device=device, threads=torch.get_num_threads(), precision=precision)
+    content["export"]["max_batch_size"] = largest
+    digest = weights_digest(recipe)
+    if digest is not None:
+        content["transfer"].update(
+            weights=Path(recipe.transfer.weights).name, weights_sha256=digest
+        )
     return content
+
+
+def _parameters_line(network: torch.nn.Module, backbone: Backbone | None) -> str:
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    total = sum(sizes.values())
+    if backbone is None:
+        return f"{total:,} parameters, all trained"
+    if not backbone.freeze_epochs:
+        return f"{total:,} parameters, all trained; all but the head at {backbone.lr:g} of the rate"
+    trainable = sum(size for name, size in sizes.items() if name in backbone.head)
+    epochs = "epoch" if backbone.freeze_epochs == 1 else f"{backbone.freeze_epochs} epochs"
+    return (
+        f"{total:,} parameters, {trainable:,} trained and {total - trainable:,} frozen for the "
+        f"first {epochs}"
+    )
 
 
 def _golden(eager: Model, dataset: Dataset, recipe: Recipe) -> Golden:
@@ -193,14 +255,16 @@ def _fit_line(fitted: Fit) -> str:
     seconds = sum(record.seconds for record in fitted.history)
     return (
         f"trained: {len(fitted.history)} epochs in {seconds:.1f} s, {stopped}"
-        f"best validation loss in epoch {fitted.best_epoch}, whose weights are kept"
+        f"the weights of epoch {fitted.kept_epoch} are kept"
     )
 
 
 def _metrics_line(metrics: Metrics) -> str:
     accuracy, loss = metrics.accuracy, metrics.log_loss
+    auc = metrics.auc
+    ranked = "" if auc is None else f"AUC {auc.value:.4f} [{auc.low:.4f}, {auc.high:.4f}], "
     return (
-        f"accuracy {accuracy.value:.4f} [{accuracy.low:.4f}, {accuracy.high:.4f}], "
+        f"accuracy {accuracy.value:.4f} [{accuracy.low:.4f}, {accuracy.high:.4f}], {ranked}"
         f"log loss {loss.value:.4f} [{loss.low:.4f}, {loss.high:.4f}]  (95%, n = {metrics.rows})"
     )
 

@@ -1,0 +1,79 @@
+"""Rows of a part -> batches on the device, in a given order.
+
+What fits in memory lies on the device and is indexed there; pictures that do not are decoded
+ahead by DataLoader workers. Both give the same batches.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from training.data import Part
+
+
+class Batches:
+    """The batches of one part. raw: uint8 or float64, labels: int64, both on `device`."""
+
+    def __init__(self, part: Part, device: torch.device, workers: int | None = None) -> None:
+        """workers: processes that decode, for pictures that are not in memory; 0 is this one."""
+        self.rows = len(part)
+        self.device = device
+        self.labels = torch.from_numpy(part.labels).to(device)
+        if isinstance(part.raw, np.ndarray):
+            self._raw: Tensor | None = torch.from_numpy(part.raw).to(device)
+        else:
+            self._raw = None
+            self._decoded = _Decoded(part)
+            self._workers = (os.cpu_count() or 1) if workers is None else workers
+
+    def in_order(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(raw [n, ...], labels [n]) for each batch_size of the row numbers in `order`, on CPU."""
+        chunks = list(order.split(batch_size))
+        if self._raw is not None:
+            for rows in chunks:
+                on_device = rows.to(self.device)
+                yield self._raw[on_device], self.labels[on_device]
+            return
+        loader = DataLoader(
+            self._decoded,
+            sampler=_Fixed(chunks),
+            batch_size=None,
+            num_workers=min(self._workers, len(chunks)),
+            prefetch_factor=2 if self._workers else None,
+            pin_memory=self.device.type == "cuda",
+        )
+        for rows, raw in zip(chunks, loader, strict=True):
+            yield raw.to(self.device, non_blocking=True), self.labels[rows.to(self.device)]
+
+    def all(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every row once, in the part's order."""
+        return self.in_order(torch.arange(self.rows), batch_size)
+
+
+class _Decoded(Dataset[Tensor]):
+    """Its items are whole batches: row numbers -> uint8 [n, C, H, W]."""
+
+    def __init__(self, part: Part) -> None:
+        self._raw = part.raw
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return torch.from_numpy(self._raw[rows.numpy()])
+
+
+class _Fixed:
+    """A sampler that says what it was told."""
+
+    def __init__(self, chunks: Sequence[Tensor]) -> None:
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._chunks)
+
+    def __len__(self) -> int:
+        return len(self._chunks)

@@ -1,0 +1,350 @@
+"""What a table's columns are: types inferred from their cells, ranges and categories.
+
+Types are inferred on every row, so that a column whose type changes half-way is found; ranges and
+categories come from the training part alone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from artifacts.arrow import encode_array
+from artifacts.cells import (
+    ColumnSpec,
+    category_text,
+    is_missing,
+    parse_boolean,
+    parse_date,
+    parse_number,
+)
+from artifacts.errors import DataError
+from artifacts.inputs import (
+    BooleanColumn,
+    CategoryColumn,
+    Column,
+    DateColumn,
+    DatePart,
+    TableInput,
+)
+from training.recipe import ColumnType, DataConfig
+
+MAX_LABELS = 1000
+# A column of mixed cells is one of texts while it has at most so many different numbers.
+_FEW_NUMBERS = 20
+_FEW_ODD = 0.05
+# A column of texts that hardly ever repeat is free text: its categories would cover fewer rows.
+_LEAST_COVERED = 0.25
+_OFTEN = 5
+_IDENTIFIER = re.compile(r"(^|[_\s-])(id|uuid|guid|key|index)$|(?<=[a-z])(ID|Id)$", re.IGNORECASE)
+_TEXT: Literal["category"] = "category"
+_NUMBER: Literal["number"] = "number"
+_BOOLEAN: Literal["boolean"] = "boolean"
+_DATE: Literal["date"] = "date"
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A column's type, and its name in the table."""
+
+    name: str
+    type: ColumnType
+
+
+def read_labels(
+    table: pa.Table, target: str, known: tuple[str, ...] | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The label column as indices, int64 [N], and the labels' names.
+
+    Numbers are ordered as numbers, everything else as texts. known: the names that there may be.
+    Raises DataError for a missing label, an unknown one, only one, or too many.
+    """
+    texts = [category_text(cell) for cell in table.column(target).to_pylist()]
+    missing = [row for row, text in enumerate(texts) if text is None]
+    if missing:
+        raise DataError(
+            f"column {target!r}: row {missing[0]}: the label is missing "
+            f"(rows without a label: {len(missing)})"
+        )
+    found = set(texts)
+    if known is not None:
+        for row, text in enumerate(texts):
+            if text not in known:
+                raise DataError(
+                    f"column {target!r}: row {row}: expected one of the training labels "
+                    f"{_some(known)}, found {text!r}"
+                )
+    if len(found) < 2 and known is None:
+        raise DataError(f"column {target!r}: expected at least two labels, found {_some(found)}")
+    if len(found) > MAX_LABELS:
+        raise DataError(
+            f"column {target!r}: expected at most {MAX_LABELS} labels, found {len(found)} "
+            "different values: is it a quantity rather than a class?"
+        )
+    names = known or tuple(sorted(found, key=_label_order(found)))
+    index = {text: position for position, text in enumerate(names)}
+    return np.array([index[text] for text in texts], dtype=np.int64), names
+
+
+def _label_order(texts: set[str]) -> Callable[[str], object]:
+    try:
+        numbers = {text: float(text) for text in texts}
+    except ValueError:
+        return lambda text: text
+    return lambda text: (numbers[text], text)
+
+
+def infer_columns(table: pa.Table, config: DataConfig) -> tuple[list[Typed], list[str]]:
+    """The columns to learn from with their types, and notes on those that are left out.
+
+    table: all rows but those of a test part of its own, the label column too.
+    Raises DataError for a column without a single value, and for one whose type changes.
+    """
+    unknown = [name for name in config.columns if name not in table.column_names]
+    if unknown:
+        raise DataError(
+            f"data.columns: no column {unknown[0]!r}; there are: {_some(table.column_names)}"
+        )
+    columns, notes = [], []
+    for name in table.column_names:
+        chosen = config.columns.get(name)
+        if name == config.target:
+            continue
+        if chosen == "drop":
+            notes.append(f"left out: column {name!r}, as data.columns says")
+            continue
+        array = _plain(table.column(name))
+        cells = [cell for cell in _different(array) if not is_missing(cell)]
+        if not cells:
+            raise DataError(
+                f"column {name!r}: all {len(array)} cells are missing; leave it out: "
+                f'--set \'data.columns."{name}"="drop"\''
+            )
+        kind = chosen or _infer(name, array, cells)
+        reason = None if chosen else _worthless(name, kind, array, cells, config)
+        if reason:
+            notes.append(f"left out: column {name!r}: {reason}")
+        else:
+            columns.append(Typed(name, kind))
+    if not columns:
+        raise DataError(f"no column is left to learn from; {'; '.join(notes) or 'there is none'}")
+    return columns, notes
+
+
+def _infer(name: str, array: pa.Array, cells: Sequence[object]) -> ColumnType:
+    """The type that every cell has; cells: the different ones, none missing."""
+    kind = array.type
+    if pa.types.is_boolean(kind):
+        return _BOOLEAN
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        return _DATE
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return _NUMBER
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(
+            f"column {name!r}: expected numbers, texts, booleans or dates, found {kind}; "
+            f'leave it out: --set \'data.columns."{name}"="drop"\''
+        )
+    if not any(_fails(_is_word_boolean, cell) for cell in cells):
+        return _BOOLEAN
+    for type_, parse in ((_NUMBER, parse_number), (_DATE, parse_date)):
+        odd = {cell for cell in cells if _fails(parse, cell)}
+        if not odd:
+            return type_
+        if len(cells) - len(odd) > _FEW_NUMBERS:
+            _refuse_change(name, array, type_, odd)
+    return _TEXT
+
+
+def _refuse_change(name: str, array: pa.Array, kind: str, odd: Collection[object]) -> None:
+    """Raise DataError where a column is of one kind but for a few cells, or but for its end.
+
+    Where both kinds come all along, as in ticket numbers, it is a column of texts.
+    """
+    rows = [
+        (row, cell in odd) for row, cell in enumerate(array.to_pylist()) if not is_missing(cell)
+    ]
+    changes = sum(left[1] != right[1] for left, right in itertools.pairwise(rows))
+    strange = [row for row, is_odd in rows if is_odd]
+    if changes > 1 and len(strange) > _FEW_ODD * len(rows):
+        return
+    row = strange[0]
+    raise DataError(
+        f"column {name!r}: {len(rows) - len(strange)} cells are {kind}s, but row {row} holds "
+        f"{str(array[row].as_py())[:40]!r} (such rows: {len(strange)}): correct it, or say what "
+        f'is meant: --set \'data.columns."{name}"="category"\' (or "drop")'
+    )
+
+
+def _fails(parse: Callable[[str], object], cell: object) -> bool:
+    try:
+        parse(str(cell))
+    except DataError:
+        return True
+    return False
+
+
+def _is_word_boolean(text: str) -> None:
+    # 0 and 1 are numbers.
+    if text.strip() in {"0", "1"}:
+        raise DataError("a number")
+    parse_boolean(text)
+
+
+def _worthless(
+    name: str, kind: str, array: pa.Array, cells: Sequence[object], config: DataConfig
+) -> str | None:
+    """Why nothing can be learnt from a column, or None."""
+    present = len(array) - sum(map(_count, _missing_cells(array)))
+    texts = {category_text(cell) for cell in cells}  # type: ignore[arg-type]
+    if len(texts) == 1 and present == len(array):
+        return f"it is constant ({next(iter(texts))!r})"
+    if present < 2 or kind in {_BOOLEAN, _DATE}:
+        return None
+    if kind == _NUMBER:
+        whole = pa.types.is_integer(array.type) or all(
+            re.fullmatch(r"-?\d+", str(text)) for text in texts
+        )
+        if not whole or len(texts) < present:
+            return None
+        numbers = [int(str(text)) for text in texts]
+        consecutive = max(numbers) - min(numbers) + 1 == len(numbers) and len(numbers) > 10
+        if consecutive or _IDENTIFIER.search(name):
+            return f"it numbers the rows ({present} different whole numbers)"
+        return None
+    counts = pc.value_counts(array)
+    rows = counts.field("counts").to_numpy(zero_copy_only=False)
+    covered = sum(
+        int(count)
+        for cell, count in zip(counts.field("values").to_pylist(), rows, strict=True)
+        if count >= _OFTEN and not is_missing(cell)
+    )
+    if len(texts) == present and present > 10 and present == len(array):
+        return f"it identifies the rows ({present} different texts)"
+    often_missing = len(array) - present > 0.05 * len(array)
+    if covered < _LEAST_COVERED * present and not often_missing and len(texts) > 10:
+        return f"it is free text ({len(texts)} different texts in {present} rows)"
+    return None
+
+
+def _missing_cells(array: pa.Array) -> list[dict[str, object]]:
+    return [entry for entry in pc.value_counts(array).to_pylist() if is_missing(entry["values"])]
+
+
+def _count(entry: dict[str, object]) -> int:
+    return int(entry["counts"])  # type: ignore[call-overload,no-any-return]
+
+
+def describe(
+    columns: Sequence[Typed], train: pa.Table, everything: pa.Table, config: DataConfig
+) -> TableInput:
+    """What the model takes: ranges and categories of the training part.
+
+    everything: all rows, to know in which columns cells may be missing.
+    """
+    return TableInput(
+        columns=tuple(
+            _describe(
+                column,
+                train.column(column.name),
+                any(
+                    is_missing(cell)
+                    for cell in pc.unique(everything.column(column.name)).to_pylist()
+                ),
+                config,
+            )
+            for column in columns
+        )
+    )
+
+
+def _some_missing(array: pa.ChunkedArray) -> bool:
+    return any(is_missing(cell) for cell in _different(array))
+
+
+def _describe(
+    column: Typed, array: pa.ChunkedArray, some_missing: bool, config: DataConfig
+) -> ColumnSpec:
+    name = column.name
+    missing = "fill" if some_missing else config.missing
+    if column.type == _TEXT:
+        categories, typical = _categories(array, config)
+        return CategoryColumn(name=name, missing=missing, categories=categories, typical=typical)
+    draft: ColumnSpec
+    if column.type == _BOOLEAN:
+        draft = BooleanColumn(name=name, missing="fill", typical=True)
+    elif column.type == _DATE:
+        parts: tuple[DatePart, ...] = ("timestamp", "year", "month", "day", "weekday", "hour")
+        draft = DateColumn(name=name, missing="fill", parts=parts, low="", high="", typical="")
+    else:
+        draft = Column(name=name, missing="fill", low=0.0, high=0.0, typical=0.0)
+    values, bad = encode_array(draft, array)
+    if bad:
+        row = min(bad)
+        raise DataError(f"row {row} of the training part: {bad[row]} (bad rows: {len(bad)})")
+    known = values[~np.isnan(values).any(axis=1)]
+    if not len(known):
+        raise DataError(
+            f"column {name!r}: no value in the training part (its other rows have some); "
+            f'leave it out: --set \'data.columns."{name}"="drop"\''
+        )
+    if isinstance(draft, BooleanColumn):
+        return BooleanColumn(name=name, missing=missing, typical=bool(known.mean() >= 0.5))
+    if isinstance(draft, Column):
+        low, high, typical = known.min(), known.max(), np.median(known)
+        return Column(
+            name=name, missing=missing, low=float(low), high=float(high), typical=float(typical)
+        )
+    return _describe_dates(name, missing, known)
+
+
+def _describe_dates(name: str, missing: str, known: np.ndarray) -> DateColumn:
+    seconds = np.sort(known[:, 0])
+    has_time = bool((seconds % 86400 != 0).any())
+    parts: tuple[DatePart, ...] = ("timestamp", "year", "month", "day", "weekday")
+    if has_time:
+        parts += ("hour",)
+    texts = []
+    for value in (seconds[0], seconds[-1], seconds[len(seconds) // 2]):
+        moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=float(value))
+        texts.append(moment.isoformat() if has_time else moment.date().isoformat())
+    return DateColumn(
+        name=name, missing=missing, parts=parts, low=texts[0], high=texts[1], typical=texts[2]
+    )
+
+
+def _categories(array: pa.ChunkedArray, config: DataConfig) -> tuple[tuple[str, ...], str]:
+    """The texts that enough training rows have, sorted, and the most frequent one."""
+    counts: dict[str, int] = {}
+    for entry in pc.value_counts(_plain(array)).to_pylist():
+        text = category_text(entry["values"])
+        if text is not None:
+            counts[text] = counts.get(text, 0) + entry["counts"]
+    if not counts:
+        raise DataError("a column of categories has no value in the training part")
+    ranked = sorted(counts, key=lambda text: (-counts[text], text))
+    kept = [text for text in ranked if counts[text] >= config.min_count] or ranked[:1]
+    return tuple(sorted(kept[: config.max_categories])), ranked[0]
+
+
+def _plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _different(column: pa.ChunkedArray | pa.Array) -> list[object]:
+    return list(pc.unique(_plain(column)).to_pylist())
+
+
+def _some(values: object) -> str:
+    listed = list(values)  # type: ignore[call-overload]
+    shown = ", ".join(repr(value) for value in listed[:10])
+    return shown + (f" and {len(listed) - 10} more" if len(listed) > 10 else "")
