@@ -129,7 +129,7 @@ def _image_type(spec: ImageInput) -> Any:
 # What a JSON cell of a column may be; `artifacts.cells` reads the rest of it.
 _CELL_TYPES: dict[str, Any] = {
     "number": float,
-    "boolean": bool | int | str,
+    "boolean": bool | int | float | str,
     "category": str | bool | int | float,
     "date": str,
 }
