@@ -106,7 +106,12 @@ class RequestDecoder:
         return raw
 
     def _rows(self, instances: list[Any], spec: TableInput) -> np.ndarray:
-        cells: list[Any] = list(zip(*map(msgspec.structs.astuple, instances), strict=True))
+        rows = [msgspec.structs.astuple(instance) for instance in instances]
+        if spec.only_numbers:
+            table = np.array(rows, dtype=np.float64)
+            if np.isfinite(table).all():
+                return table
+        cells: list[Any] = list(zip(*rows, strict=True))
         for index, column in enumerate(spec.columns):
             if isinstance(column, Column):
                 cells[index] = np.array(cells[index], dtype=np.float64)
