@@ -39,7 +39,7 @@ def export_model(model: DeployedClassifier, example: np.ndarray, input_name: str
     """
     assert len(example) >= 2 and not model.training
     raw = torch.from_numpy(example)
-    with _quiet():
+    with _quiet(), _attention_in_full():
         program = torch.export.export(
             model, (raw,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
         )
@@ -105,6 +105,19 @@ def _without_debug_files(payload: bytes) -> bytes:
                 clean = zipfile.ZipInfo(entry.filename)
                 target.writestr(clean, source.read(entry))
     return output.getvalue()
+
+
+@contextlib.contextmanager
+def _attention_in_full() -> Iterator[None]:
+    """Without torch's fused attention, which it takes only where no gradients are asked for: the
+    tracer's two runs would differ, and no exporter knows it.
+    """
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextlib.contextmanager
