@@ -40,6 +40,7 @@ ALLOWED_OPERATORS = frozenset(
         "dropout_",
         "einsum",
         "eq",
+        "expand",
         "fill_",
         "flatten",
         "floor_divide",
@@ -70,6 +71,7 @@ ALLOWED_OPERATORS = frozenset(
         "reshape",
         "roll",
         "rsub",
+        "scaled_dot_product_attention",
         "select",
         "sigmoid",
         "silu",
@@ -78,12 +80,14 @@ ALLOWED_OPERATORS = frozenset(
         "slice",
         "softmax",
         "sqrt",
+        "squeeze",
         "sub",
-        "sym_size",
         "swapaxes",
+        "sym_size",
         "tanh",
         "to",
         "transpose",
+        "unflatten",
         "unsqueeze",
         "view",
         "where",
@@ -94,10 +98,10 @@ ALLOWED_OPERATORS = frozenset(
 _ALLOWED_ARITHMETIC = frozenset(["_operator.mul"])
 _ALLOWED_FUNCTIONS = {"annotate", "getattr", "int", "ops.prim.NumToTensor"}
 _METHOD = re.compile(r"forward\d*")
-# Sizes: whole numbers, symbols for them, and their sums and products. All that evaluating one can
-# call are these four constructors of sympy's, with each other as arguments.
+# Sizes: whole numbers, symbols for them, and their sums, products, minima and maxima. All that
+# evaluating one can call are these constructors of sympy's, with each other as arguments.
 _SIZE = r"(?:Symbol\('s\d+', positive=True, integer=True\)|Integer\(\d{1,18}\)|s\d+|\d{1,18})"
-_OPERATION = re.compile(rf"(?:Mul|Add)\({_SIZE}(?:, {_SIZE})*\)")
+_OPERATION = re.compile(rf"(?:Add|Max|Min|Mul)\({_SIZE}(?:, {_SIZE})*\)")
 _LONGEST_EXPRESSION = 1000
 _EXPORT_ENTRIES = re.compile(
     r"[^/]+/(archive_format|archive_version|byteorder|version|\.data/\w+|\.format_version"
