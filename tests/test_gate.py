@@ -88,6 +88,8 @@ MIXED_STEPS = (
     ),
 )
 PICTURE = ImageInput(channels=3, height=9, width=8)
+# Halved to 7 x 7 of 5 channels: a row's place in memory differs in a batch.
+ODD_PICTURE = ImageInput(channels=3, height=14, width=14)
 PICTURE_STEPS = (Scale(factor=1 / 255), Normalize(mean=(0.5,) * 3, std=(0.3,) * 3))
 
 
@@ -134,6 +136,7 @@ CASES = [
     (MIXED, MIXED_STEPS, TableNetwork(hidden=(9,), members=3, activation="gelu"), 2),
     (PICTURE, PICTURE_STEPS, CnnNetwork(channels=(5, 8), depth=1), 4),
     (PICTURE, PICTURE_STEPS, CnnNetwork(channels=(6,), pooling="max", activation="silu"), 2),
+    (ODD_PICTURE, PICTURE_STEPS, CnnNetwork(channels=(5,), depth=1), 4),
     (PICTURE, PICTURE_STEPS, ResnetNetwork(channels=(4, 6, 9), pairs=(1, 1)), 3),
 ]
 
