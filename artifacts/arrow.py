@@ -6,6 +6,9 @@ holds numbers, and looks at each different value once where it does not.
 
 from __future__ import annotations
 
+import datetime
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +21,7 @@ from artifacts.pixels import decode_images
 # Where a table may hold pictures: encoded (bytes, or {bytes, path} as Hugging Face writes them),
 # or as C * H * W pixels (fixed-size binary, or lists of integers).
 IMAGE_COLUMNS = ("image", "images", "pixels")
+_EPOCH = datetime.datetime(1970, 1, 1)
 
 
 def encode_table(table: pa.Table, spec: TableInput) -> tuple[np.ndarray, dict[int, str]]:
@@ -38,24 +42,33 @@ def encode_table(table: pa.Table, spec: TableInput) -> tuple[np.ndarray, dict[in
 
 def encode_array(column: ColumnSpec, array: pa.ChunkedArray) -> tuple[np.ndarray, dict[int, str]]:
     """`encode_column` for an Arrow column: float64 [N, column.width], and what is wrong by row."""
-    cells = _plain(array)
+    cells = array.combine_chunks()
+    if pa.types.is_dictionary(cells.type):
+        cells = cells.dictionary_decode()
+    if not _may_hold(column, cells.type):
+        wanted = {
+            "number": "numbers",
+            "boolean": "booleans",
+            "category": "texts, numbers or booleans",
+        }
+        expected = wanted.get(column.type, "dates")
+        raise DataError(f"column {column.name!r}: expected {expected}, found {cells.type}")
     if isinstance(column, Column):
-        numbers = _numbers(column.name, cells)
+        numbers = _numbers(cells)
         if numbers is not None:
             return encode_column(column, numbers)
-    elif not _is_scalar(cells.type):
-        raise DataError(f"column {column.name!r}: expected {column.type} cells, found {cells.type}")
-    elif isinstance(column, DateColumn) and not _may_be_dates(cells.type):
-        raise DataError(f"column {column.name!r}: expected dates, found {cells.type}")
     # Each different cell is parsed once, by the one rule.
+    if pa.types.is_float16(cells.type):
+        cells = pc.cast(cells, pa.float32())
     coded = cells.dictionary_encode()
-    values, reasons = encode_column(column, [*coded.dictionary.to_pylist(), None])
-    places = pc.fill_null(coded.indices, len(coded.dictionary)).to_numpy(zero_copy_only=False)
-    places = places.astype(np.int64)
-    bad: dict[int, str] = {}
-    for place, reason in reasons.items():
-        bad.update(dict.fromkeys(np.flatnonzero(places == place).tolist(), reason))
-    return values[places], bad
+    try:
+        different = _cells(coded.dictionary)
+    except UnicodeDecodeError as error:
+        raise DataError(f"column {column.name!r}: not UTF-8: {error}") from error
+    values, reasons = encode_column(column, [*different, None])
+    places = pc.fill_null(coded.indices, len(different)).to_numpy(zero_copy_only=False)
+    wrong = np.flatnonzero(np.isin(places, list(reasons))).tolist()
+    return values[places], {row: reasons[int(places[row])] for row in wrong}
 
 
 def image_column(schema: pa.Schema) -> str:
@@ -112,49 +125,57 @@ def encode_pictures(
     return raw, bad
 
 
-def _plain(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if pa.types.is_timestamp(array.type):
-        # Nanoseconds have no counterpart in Python.
-        array = pc.cast(array, pa.timestamp("us", tz=array.type.tz), safe=False)
-    return array
-
-
-def _numbers(name: str, array: pa.Array) -> np.ndarray | None:
-    """A column as float64 with NaN for missing cells; None where its texts must be parsed."""
+def _cells(array: pa.Array) -> list[Any]:
+    """An array's values as cells, without null ones."""
     kind = array.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        # Arrow is fast, but only what it reads as a finite number is read as `parse_number` would.
+    if pa.types.is_float32(kind):
+        return list(array.to_numpy(zero_copy_only=False))
+    if not pa.types.is_temporal(kind):
+        return list(array.to_pylist())
+    # By hand: Python has neither nanoseconds nor years beyond 9999, and needs no zone's rules.
+    # A time without a zone is taken as UTC, and one with a zone is kept as UTC.
+    days, unit = pa.types.is_date32(kind), "ms" if pa.types.is_date(kind) else kind.unit
+    per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    cells: list[Any] = []
+    for count in pc.cast(array, pa.int32() if days else pa.int64()).to_pylist():
+        microseconds = count * 86_400 * 10**6 if days else count * 10**6 // per_second
         try:
-            numbers = pc.cast(array, pa.float64())
-        except pa.ArrowInvalid:
-            return None
-        if not pc.all(pc.is_finite(numbers), skip_nulls=True).as_py():
-            return None
-    elif pa.types.is_boolean(kind):
-        numbers = array.cast(pa.uint8()).cast(pa.float64())
-    elif _is_number(kind) or pa.types.is_null(kind):
+            cells.append(_EPOCH + datetime.timedelta(microseconds=microseconds))
+        except OverflowError:
+            cells.append(f"{count} {'days' if days else unit} since 1970")
+    return cells
+
+
+def _numbers(array: pa.Array) -> np.ndarray | None:
+    """A column as float64 with NaN for missing cells; None where its texts must be parsed."""
+    if pa.types.is_decimal(array.type):
+        # As a text: Arrow's own way to a float is not the nearest one.
+        array = pc.cast(array, pa.string())
+    texts = _is_text(array.type)
+    try:
         numbers = pc.cast(array, pa.float64(), safe=False)
-    else:
-        raise DataError(f"column {name!r}: expected numbers, found {kind}")
+    except pa.ArrowInvalid:
+        return None
+    # Of texts, only what Arrow reads as a finite number is what `parse_number` reads.
+    if texts and not pc.all(pc.is_finite(numbers), skip_nulls=True).as_py():
+        return None
     return np.array(pc.fill_null(numbers, float("nan")).to_numpy(zero_copy_only=False))
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def _may_hold(column: ColumnSpec, kind: pa.DataType) -> bool:
+    """Whether an Arrow type can be a column's at all."""
     types = pa.types
+    if types.is_null(kind) or _is_text(kind):
+        return True
+    if isinstance(column, DateColumn):
+        return bool(types.is_date(kind) or types.is_timestamp(kind))
+    if types.is_boolean(kind):
+        return not isinstance(column, Column)
     return bool(types.is_floating(kind) or types.is_integer(kind) or types.is_decimal(kind))
 
 
-def _may_be_dates(kind: pa.DataType) -> bool:
-    types = pa.types
-    texts = types.is_string(kind) or types.is_large_string(kind)
-    return bool(texts or types.is_date(kind) or types.is_timestamp(kind) or types.is_null(kind))
-
-
-def _is_scalar(kind: pa.DataType) -> bool:
-    return bool(_may_be_dates(kind) or _is_number(kind) or pa.types.is_boolean(kind))
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_large_binary(kind: pa.DataType) -> bool:

@@ -7,25 +7,30 @@ from pathlib import Path
 from artifacts.bundle import Bundle, read_manifest
 from artifacts.cells import ColumnSpec
 from artifacts.errors import BundleError
-from artifacts.inputs import BooleanColumn, CategoryColumn, DateColumn, ImageInput, TableInput
+from artifacts.inputs import (
+    BooleanColumn,
+    CategoryColumn,
+    Column,
+    DateColumn,
+    ImageInput,
+    TableInput,
+)
 from artifacts.references import list_bundles, promoted_version
+
+_MOST_COLUMNS = 30
+_LONGEST_VALUES = 60
 
 
 def summary_lines(bundle: Bundle) -> list[str]:
     """What a person wants to know of a bundle first."""
     manifest = bundle.manifest
-    spec = manifest.input
-    if spec.kind == "image":
-        colour = "grayscale" if spec.channels == 1 else "RGB"
-        takes = f"{colour} pictures, {spec.height} x {spec.width}"
-    else:
-        takes = f"{len(spec.columns)} columns: {', '.join(c.name for c in spec.columns)}"
     lines = [
         manifest.reference,
         f"  path       {bundle.path}",
         f"  created    {manifest.created}",
         f"  task       {manifest.task}: {', '.join(manifest.labels)}",
-        f"  input      {takes}",
+        f"  input      {describe_input(manifest.input)}",
+        *(f"  column     {line}" for line in column_lines(manifest.input)),
         f"  network    {manifest.network.kind}, {manifest.parameters:,} parameters",
         f"  data       {manifest.data.source}, fingerprint {manifest.data.fingerprint[:16]}",
     ]
@@ -45,27 +50,49 @@ def summary_lines(bundle: Bundle) -> list[str]:
     return lines
 
 
-def input_lines(spec: ImageInput | TableInput) -> list[str]:
-    """What a model takes, for pictures one line, for tables one for each column."""
+def describe_input(spec: ImageInput | TableInput) -> str:
+    """In a few words what a model takes: the pictures' size, or the columns with their types."""
     if isinstance(spec, ImageInput):
         colour = "grayscale" if spec.channels == 1 else "RGB"
-        return [f"{colour} pictures, {spec.height} x {spec.width}"]
-    return [_column_line(column) for column in spec.columns]
+        return f"{colour} pictures of {spec.height} x {spec.width} pixels"
+    count = f"{len(spec.columns)} column{'' if len(spec.columns) == 1 else 's'}"
+    shown = spec.columns[:_MOST_COLUMNS]
+    more = f" and {len(spec.columns) - len(shown)} more" if len(spec.columns) > len(shown) else ""
+    if spec.only_numbers:
+        return f"{count} of numbers: {', '.join(column.name for column in shown)}{more}"
+    return f"{count}: {', '.join(f'{c.name} ({_type_text(c)})' for c in shown)}{more}"
 
 
-def _column_line(column: ColumnSpec) -> str:
-    if isinstance(column, CategoryColumn):
-        shown = ", ".join(column.categories[:6])
-        more = len(column.categories) - 6
-        what = shown + (f" and {more} more" if more > 0 else "")
-    elif isinstance(column, BooleanColumn):
-        what = "true or false"
-    elif isinstance(column, DateColumn):
-        what = f"{column.low} to {column.high}"
-    else:
-        what = f"{column.low:g} to {column.high:g}"
-    missing = "missing cells answered" if column.missing == "fill" else "never missing"
-    return f"column {column.name!r}: {column.type}, {what}; {missing}"
+def _type_text(column: ColumnSpec) -> str:
+    if not isinstance(column, CategoryColumn):
+        return column.type
+    count = len(column.categories)
+    return f"{count} categor{'y' if count == 1 else 'ies'}"
+
+
+def column_lines(spec: ImageInput | TableInput) -> list[str]:
+    """A table's columns with type, range or categories, and what becomes of a missing cell."""
+    if isinstance(spec, ImageInput) or len(spec.columns) > _MOST_COLUMNS:
+        return []
+    names = max(len(column.name) for column in spec.columns)
+    found = [_values_text(column) for column in spec.columns]
+    widest = max(map(len, found))
+    return [
+        f"{column.name:<{names}}  {column.type:<8}  {values:<{widest}}  "
+        f"missing: {'answered' if column.missing == 'fill' else 'refused'}"
+        for column, values in zip(spec.columns, found, strict=True)
+    ]
+
+
+def _values_text(column: ColumnSpec) -> str:
+    if isinstance(column, Column):
+        return f"{column.low:g} to {column.high:g}"
+    if isinstance(column, BooleanColumn):
+        return "true or false"
+    if isinstance(column, DateColumn):
+        return f"{column.low} to {column.high}"
+    text = f"{_type_text(column)}: {', '.join(column.categories)}"
+    return text if len(text) <= _LONGEST_VALUES else f"{text[: _LONGEST_VALUES - 3]}..."
 
 
 def list_lines(store: Path) -> list[str]:

@@ -17,35 +17,92 @@ from typing import Any
 from artifacts.errors import BundleError
 from artifacts.manifest import EXPORT, TORCHSCRIPT
 
-# The operators of our networks, by their ATen names. None of them touches anything but tensors.
-# A new kind of layer adds its own here; without it, the gate refuses to release the model.
+# The operators of our networks and of torchvision's, by their ATen names. None of them touches
+# anything but tensors. A new kind of layer adds its own here; without it, the gate refuses to
+# release the model.
 ALLOWED_OPERATORS = frozenset(
     [
         "_assert_tensor_metadata",
+        "_convolution",
+        "adaptive_avg_pool2d",
+        "adaptive_max_pool2d",
         "add",
+        "add_",
+        "avg_pool2d",
         "batch_norm",
         "cat",
+        "chunk",
         "clamp",
+        "contiguous",
+        "conv2d",
         "div",
         "dropout",
+        "dropout_",
+        "einsum",
+        "eq",
+        "expand",
+        "fill_",
         "flatten",
+        "floor_divide",
+        "full_like",
         "gelu",
+        "hardsigmoid",
+        "hardswish_",
+        "hardtanh_",
+        "index",
+        "index_select",
         "isnan",
+        "layer_norm",
         "leaky_relu",
         "linear",
+        "masked_fill",
+        "matmul",
+        "max_pool2d",
+        "mean",
         "mul",
+        "ne",
+        "new_zeros",
+        "pad",
+        "permute",
+        "pow",
         "relu",
+        "relu_",
+        "remainder",
+        "reshape",
+        "roll",
+        "rsub",
+        "scaled_dot_product_attention",
+        "select",
+        "sigmoid",
         "silu",
+        "silu_",
+        "size",
+        "slice",
         "softmax",
+        "sqrt",
+        "squeeze",
         "sub",
+        "swapaxes",
+        "sym_size",
         "tanh",
         "to",
+        "transpose",
+        "unflatten",
+        "unsqueeze",
+        "view",
         "where",
         "zeros_like",
     ]
 )
-_ALLOWED_FUNCTIONS = {"annotate", "getattr"}
-_SYMBOL = re.compile(r"Symbol\('s\d+', positive=True, integer=True\)|s\d+|\d+")
+# Products of sizes. The whole names: Python's `operator` has functions that call anything.
+_ALLOWED_ARITHMETIC = frozenset(["_operator.mul"])
+_ALLOWED_FUNCTIONS = {"annotate", "getattr", "int", "ops.prim.NumToTensor"}
+_METHOD = re.compile(r"forward\d*")
+# Sizes: whole numbers, symbols for them, and their sums, products, minima and maxima. All that
+# evaluating one can call are these constructors of sympy's, with each other as arguments.
+_SIZE = r"(?:Symbol\('s\d+', positive=True, integer=True\)|Integer\(\d{1,18}\)|s\d+|\d{1,18})"
+_OPERATION = re.compile(rf"(?:Add|Max|Min|Mul)\({_SIZE}(?:, {_SIZE})*\)")
+_LONGEST_EXPRESSION = 1000
 _EXPORT_ENTRIES = re.compile(
     r"[^/]+/(archive_format|archive_version|byteorder|version|\.data/\w+|\.format_version"
     r"|models/model\.json|data/(weights|constants)/\w+(\.json)?|data/sample_inputs/model\.pt)"
@@ -62,7 +119,7 @@ def vet_torchscript(payload: bytes) -> None:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise BundleError(f"{TORCHSCRIPT}: {name} is not TorchScript code") from error
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and node.name != "forward":
+            if isinstance(node, ast.FunctionDef) and not _METHOD.fullmatch(node.name):
                 raise _refused(TORCHSCRIPT, f"a method {node.name}")
             if isinstance(node, ast.Call) and not _call_is_allowed(node.func):
                 raise _refused(TORCHSCRIPT, f"a call of {ast.unparse(node.func)[:80]}")
@@ -98,23 +155,34 @@ def _vet_graph(value: Any) -> None:
         expressions = [item["expr_str"]] if "expr_str" in item else []
         expressions += list(item.get("range_constraints") or ())
         for expression in expressions:
-            if not isinstance(expression, str) or not _SYMBOL.fullmatch(expression):
+            if not isinstance(expression, str) or not _is_size(expression):
                 raise _refused(EXPORT, f"the expression {str(expression)[:80]!r}")
         target = item.get("target")
         if isinstance(target, str) and "inputs" in item:
             namespace, _, rest = target.partition("torch.ops.aten.")
-            if namespace or rest.split(".")[0] not in ALLOWED_OPERATORS:
+            known = not namespace and rest.split(".")[0] in ALLOWED_OPERATORS
+            if not known and target not in _ALLOWED_ARITHMETIC:
                 raise _refused(EXPORT, f"the operator {target[:80]}")
 
 
+def _is_size(expression: str) -> bool:
+    """Whether an expression is whole-number arithmetic, read from the innermost operation out."""
+    if len(expression) > _LONGEST_EXPRESSION:
+        return False
+    found = 1
+    while found:
+        expression, found = _OPERATION.subn("1", expression)
+    return re.fullmatch(_SIZE, expression) is not None
+
+
 def _call_is_allowed(function: ast.expr) -> bool:
-    if isinstance(function, ast.Name):
-        return function.id in _ALLOWED_FUNCTIONS
+    if ast.unparse(function) in _ALLOWED_FUNCTIONS:
+        return True
     if not isinstance(function, ast.Attribute):
         return False
     if isinstance(function.value, ast.Name) and function.value.id == "torch":
         return function.attr in ALLOWED_OPERATORS
-    return function.attr == "forward"
+    return _METHOD.fullmatch(function.attr) is not None
 
 
 def _entries(payload: bytes, file: str) -> dict[str, bytes]:

@@ -137,10 +137,7 @@ def _instance_schema(manifest: Manifest) -> dict[str, Any]:
             "type": "object",
             "required": [column.name for column in spec.columns],
             "additionalProperties": False,
-            "properties": {
-                column.name: {**_cell_schema(column), "nullable": column.missing == "fill"}
-                for column in spec.columns
-            },
+            "properties": {column.name: _cell_schema(column) for column in spec.columns},
         }
     nested: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": 255}
     sizes = [spec.width, spec.height] if spec.channels == 1 else [3, spec.width, spec.height]
@@ -156,18 +153,27 @@ def _instance_schema(manifest: Manifest) -> dict[str, Any]:
 
 
 def _cell_schema(column: ColumnSpec) -> dict[str, Any]:
+    nullable = {"nullable": column.missing == "fill"}
     if isinstance(column, Column):
+        kinds: list[dict[str, Any]] = [{"type": "number"}]
         about = f"in training from {column.low:g} to {column.high:g}"
-        return {"type": "number", "description": about}
-    if isinstance(column, BooleanColumn):
-        return {"type": "boolean"}
-    if isinstance(column, DateColumn):
-        about = f"ISO 8601, in training from {column.low} to {column.high}"
-        return {"type": "string", "description": about}
-    shown = ", ".join(column.categories[:50])
-    more = f" and {len(column.categories) - 50} more" if len(column.categories) > 50 else ""
-    # No enum: another text is answered too, as the rare categories of training are.
-    return {"type": "string", "description": f"in training: {shown}{more}"}
+    elif isinstance(column, BooleanColumn):
+        texts = {"type": "string", "enum": ["true", "false"]}
+        kinds = [{"type": "boolean"}, {"type": "integer", "enum": [0, 1]}, texts]
+        about = "true or false"
+    elif isinstance(column, DateColumn):
+        kinds = [{"type": "string"}]
+        about = f"ISO 8601, without a zone UTC; in training from {column.low} to {column.high}"
+    else:
+        # No enum: another text is answered too, as the rare categories of training are.
+        kinds = [{"type": kind} for kind in ("string", "number", "boolean")]
+        shown = ", ".join(column.categories[:50])
+        more = f" and {len(column.categories) - 50} more" if len(column.categories) > 50 else ""
+        about = f"in training: {shown}{more}"
+    # In OpenAPI 3.0 `nullable` belongs to a `type`.
+    kinds = [{**kind, **nullable} for kind in kinds]
+    schema = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+    return {**schema, "description": about, "example": column.typical}
 
 
 def _predictions_schema(manifest: Manifest) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import html
 from artifacts.bundle import Golden
 from artifacts.inputs import ImageInput
 from artifacts.manifest import Manifest
+from artifacts.summary import describe_input
 from serving.example import curl_line
 
 _STYLE = """
@@ -22,12 +23,9 @@ def render_page(manifest: Manifest, golden: Golden, device: str, url: str) -> st
 
     url: where the caller reached the service, without a slash at its end.
     """
-    spec = manifest.input
-    if isinstance(spec, ImageInput):
-        colour = "grayscale" if spec.channels == 1 else "RGB"
-        takes = f"{colour} pictures of {spec.height} x {spec.width} pixels; others are resized"
-    else:
-        takes = f"{len(spec.columns)} columns: {', '.join(column.name for column in spec.columns)}"
+    takes = describe_input(manifest.input)
+    if isinstance(manifest.input, ImageInput):
+        takes += "; others are resized"
     facts = {
         "labels": ", ".join(manifest.labels),
         "input": takes,

@@ -156,7 +156,7 @@ def _read_npz(path: Path, spec: ImageInput | TableInput, most: int) -> Iterator[
         _check(name, array[:1] if array.ndim else array, spec)
     elif not spec.only_numbers:
         raise DataError("a table with other columns than numbers takes .parquet or .csv files")
-    elif array.ndim != 2 or array.shape[1] != len(spec.columns) or array.dtype.kind not in "fiub":
+    elif array.ndim != 2 or array.shape[1] != len(spec.columns) or array.dtype.kind not in "fiu":
         raise DataError(
             f"{name}: expected numbers of shape [N, {len(spec.columns)}], "
             f"found {array.dtype} {list(array.shape)}"

@@ -106,7 +106,12 @@ class RequestDecoder:
         return raw
 
     def _rows(self, instances: list[Any], spec: TableInput) -> np.ndarray:
-        cells: list[Any] = list(zip(*map(msgspec.structs.astuple, instances), strict=True))
+        rows = [msgspec.structs.astuple(instance) for instance in instances]
+        if spec.only_numbers:
+            table = np.array(rows, dtype=np.float64)
+            if np.isfinite(table).all():
+                return table
+        cells: list[Any] = list(zip(*rows, strict=True))
         for index, column in enumerate(spec.columns):
             if isinstance(column, Column):
                 cells[index] = np.array(cells[index], dtype=np.float64)
@@ -129,7 +134,7 @@ def _image_type(spec: ImageInput) -> Any:
 # What a JSON cell of a column may be; `artifacts.cells` reads the rest of it.
 _CELL_TYPES: dict[str, Any] = {
     "number": float,
-    "boolean": bool | int | str,
+    "boolean": bool | int | float | str,
     "category": str | bool | int | float,
     "date": str,
 }

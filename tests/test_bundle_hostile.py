@@ -16,6 +16,7 @@ from artifacts.backends import open_export
 from artifacts.bundle import Bundle, Golden, write_bundle
 from artifacts.errors import BundleError, ParityError
 from artifacts.predictor import open_bundle
+from artifacts.vetting import _is_size
 from tests.forgery import files_of, forge, rewritten
 
 
@@ -239,6 +240,11 @@ def test_code_in_an_export_file_is_never_run(bundle: Bundle, tmp_path: Path) -> 
         "the expression": in_model(expression),
         "guard code": in_model(lambda content: content.update(guards_code=[code])),
         "the operator torch.ops.aten.from_file": in_model(operator),
+        "the operator _operator.call": in_model(
+            lambda content: content["graph_module"]["graph"]["nodes"][0].update(
+                target="_operator.call"
+            )
+        ),
     }
     for reason, spoiled in cases.items():
         assert spoiled != payload
@@ -246,6 +252,20 @@ def test_code_in_an_export_file_is_never_run(bundle: Bundle, tmp_path: Path) -> 
         with pytest.raises(BundleError, match=rf"model\.pt2: cannot load it: it holds {reason}"):
             open_bundle(str(forged.path), backend="export")
     assert not trap.exists()
+
+
+SYMBOL = "Symbol('s38', positive=True, integer=True)"
+
+
+def test_expressions_of_sizes_are_whole_number_arithmetic_alone() -> None:
+    for size in ("s38", "7", SYMBOL, f"Mul(Integer(4), {SYMBOL})", f"Min(1, Mul(2, {SYMBOL}))"):
+        assert _is_size(size)
+    for other in (
+        "", "Mul()", "Mul(4, )", f"Mul(4, {SYMBOL}) + 1", "Pow(9, Pow(9, 9))", "Mul(4, exit())",
+        "Mul.__class__", "Symbol('x')", "Integer(" + "9" * 99 + ")", "Mul(" * 300 + "1" + ")" * 300,
+        "Mul(s1, Symbol('__import__', positive=True, integer=True))", "4\n",
+    ):  # fmt: skip
+        assert not _is_size(other)
 
 
 def with_pickles(files: dict[str, bytes], name: str, trap: object) -> bytes:

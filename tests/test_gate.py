@@ -16,18 +16,39 @@ from torch import nn
 
 from artifacts.backends import open_export, open_onnx, open_torchscript, run_module
 from artifacts.bundle import Bundle
-from artifacts.configs import LinearNetwork, MlpNetwork
+from artifacts.configs import (
+    CnnNetwork,
+    LinearNetwork,
+    MlpNetwork,
+    ResnetNetwork,
+    TableNetwork,
+)
 from artifacts.errors import BundleError, ParityError
-from artifacts.inputs import Column, ImageInput, TableInput
+from artifacts.inputs import (
+    BooleanColumn,
+    CategoryColumn,
+    Column,
+    DateColumn,
+    ImageInput,
+    TableInput,
+)
 from artifacts.manifest import ONNX, STATE_DICT
 from artifacts.networks import DeployedClassifier, build_network
 from artifacts.parity import compare, one_answer, run_in_batches
 from artifacts.predictor import Predictor
 from artifacts.preprocess import Preprocess
-from artifacts.steps import Clip, Fill, Normalize, Scale
+from artifacts.steps import (
+    CategoryEncoding,
+    Clip,
+    Encode,
+    Fill,
+    Normalize,
+    NumberEncoding,
+    Scale,
+)
 from artifacts.vetting import ALLOWED_OPERATORS
 from training.export import export_model
-from training.gate import edge_inputs, parity_gate, summary
+from training.gate import edge_inputs, parity_gate, summary, synthetic_rows
 
 IMAGE = ImageInput(channels=1, height=6, width=5)
 TABLE = TableInput(
@@ -43,6 +64,32 @@ TABLE_STEPS = (
     Normalize(mean=(0.1, 1.4e9, 1e-7), std=(0.6, 3e8, 3e-7)),
     Clip(limit=30.0),
 )
+MIXED = TableInput(
+    columns=(
+        Column(name="a", low=-1, high=1, typical=0),
+        BooleanColumn(name="b", typical=True),
+        DateColumn(
+            name="c", parts=("timestamp", "month"), low="2000-01-01", high="2020-01-01",
+            typical="2010-01-01",
+        ),
+        CategoryColumn(name="d", missing="fill", typical="x", categories=("x", "y", "z")),
+    )
+)  # fmt: skip
+MIXED_STEPS = (
+    Encode(
+        inputs=(
+            NumberEncoding(fill=0, center=0.1, scale=0.6, edges=(-1, 0, 0.5, 1), indicator=True),
+            NumberEncoding(fill=1, center=0.5, scale=0.5),
+            NumberEncoding(fill=1.2e9, center=1.2e9, scale=2e8, edges=(9e8, 1.2e9, 1.6e9)),
+            CategoryEncoding(values=tuple(range(1, 13))),
+            CategoryEncoding(values=(-1, 0, 1, 2)),
+        )
+    ),
+)
+PICTURE = ImageInput(channels=3, height=9, width=8)
+# Halved to 7 x 7 of 5 channels: a row's place in memory differs in a batch.
+ODD_PICTURE = ImageInput(channels=3, height=14, width=14)
+PICTURE_STEPS = (Scale(factor=1 / 255), Normalize(mean=(0.5,) * 3, std=(0.3,) * 3))
 
 
 def quiet(_: str) -> None:
@@ -54,7 +101,7 @@ def random_model(spec, steps, network_config, classes: int, seed: int = 0) -> De
     torch.manual_seed(seed)
     network = build_network(network_config, spec.shape, steps, classes)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.2, 3)
             nn.init.normal_(module.weight, 1, 0.3)
@@ -67,6 +114,11 @@ def rows_of(spec, count: int, seed: int = 0) -> np.ndarray:
     generator = np.random.default_rng(seed)
     if isinstance(spec, ImageInput):
         return generator.integers(0, 256, (count, *spec.shape), dtype=np.uint8)
+    if not spec.only_numbers:
+        rows = synthetic_rows(spec, count)[generator.permutation(count)]
+        # In these tests the last value of a row is the one that may be missing.
+        rows[::3, -1] = np.nan
+        return rows
     low = np.array([column.low for column in spec.columns])
     high = np.array([column.high for column in spec.columns])
     return low + (high - low) * generator.random((count, len(low)))
@@ -79,6 +131,12 @@ CASES = [
     (TABLE, TABLE_STEPS, MlpNetwork(hidden=(20, 9), activation="silu"), 2),
     (TABLE, TABLE_STEPS, MlpNetwork(hidden=(12,), activation="tanh", dropout=0.0), 4),
     (TABLE, TABLE_STEPS, LinearNetwork(), 2),
+    (MIXED, MIXED_STEPS, TableNetwork(hidden=(24, 17), members=5), 3),
+    (MIXED, MIXED_STEPS, TableNetwork(hidden=(9,), members=3, activation="gelu"), 2),
+    (PICTURE, PICTURE_STEPS, CnnNetwork(channels=(5, 8), depth=1), 4),
+    (PICTURE, PICTURE_STEPS, CnnNetwork(channels=(6,), pooling="max", activation="silu"), 2),
+    (ODD_PICTURE, PICTURE_STEPS, CnnNetwork(channels=(5,), depth=1), 4),
+    (PICTURE, PICTURE_STEPS, ResnetNetwork(channels=(4, 6, 9), pairs=(1, 1)), 3),
 ]
 
 

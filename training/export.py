@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import torch
 
 from artifacts.errors import ParityError
@@ -39,7 +40,7 @@ def export_model(model: DeployedClassifier, example: np.ndarray, input_name: str
     """
     assert len(example) >= 2 and not model.training
     raw = torch.from_numpy(example)
-    with _quiet():
+    with _quiet(), _attention_in_full():
         program = torch.export.export(
             model, (raw,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
         )
@@ -60,6 +61,7 @@ def export_model(model: DeployedClassifier, example: np.ndarray, input_name: str
         )
     assert onnx_program is not None
     proto = onnx_program.model_proto
+    _pool_globally(proto.graph)
     _tidy(proto)
     weights = io.BytesIO()
     torch.save(model.network.state_dict(), weights)
@@ -72,6 +74,25 @@ def export_model(model: DeployedClassifier, example: np.ndarray, input_name: str
         },
         onnx_opset=next(entry.version for entry in proto.opset_import if not entry.domain),
     )
+
+
+def _pool_globally(graph: onnx.GraphProto) -> None:
+    """Global average pooling as one operator, not as a mean over height and width: the bits of
+    ONNX Runtime's mean depend on where in memory a row lies, and so on the batch.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
+    for node in graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) != 2 or ranks.get(node.input[0]) != 4:
+            continue
+        axes = constants.get(node.input[1])
+        kept = all(item.i == 1 for item in node.attribute if item.name == "keepdims")
+        if axes is None or not kept:
+            continue
+        if {int(axis) % 4 for axis in onnx.numpy_helper.to_array(axes)} == {2, 3}:
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:]
+            del node.attribute[:]
 
 
 def _tidy(proto: onnx.ModelProto) -> None:
@@ -105,6 +126,19 @@ def _without_debug_files(payload: bytes) -> bytes:
                 clean = zipfile.ZipInfo(entry.filename)
                 target.writestr(clean, source.read(entry))
     return output.getvalue()
+
+
+@contextlib.contextmanager
+def _attention_in_full() -> Iterator[None]:
+    """Without torch's fused attention, which it takes only where no gradients are asked for: the
+    tracer's two runs would differ, and no exporter knows it.
+    """
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from artifacts.manifest import Estimate, Manifest
+from artifacts.summary import describe_input
 from training.fit import Epoch, Fit
 
 _STYLE = """
@@ -66,7 +67,7 @@ def render_report(
 {html.escape(", ".join(manifest.labels))}. Trained on {rows["train"]} rows of
 {html.escape(manifest.data.source)}, chosen on {rows["validation"]}, tested once on {rows["test"]}.
 Network: {manifest.network.kind}, {manifest.parameters:,} parameters; input:
-{html.escape(_describe_input(manifest))}.</p>
+{html.escape(describe_input(manifest.input))}.</p>
 <h2>How good it is</h2>{metrics}
 <p>Accuracy on the training part is {abs(gap) * 100:.1f} points
 {"above" if gap >= 0 else "below"} that on the test part.</p>
@@ -81,14 +82,6 @@ Network: {manifest.network.kind}, {manifest.parameters:,} parameters; input:
 {html.escape(", ".join(f"{k} {v}" for k, v in manifest.packages.items()))}.</p>
 </body></html>
 """
-
-
-def _describe_input(manifest: Manifest) -> str:
-    spec = manifest.input
-    if spec.kind == "image":
-        colour = "grayscale" if spec.channels == 1 else "RGB"
-        return f"{colour} pictures of {spec.height} x {spec.width} pixels"
-    return f"{len(spec.columns)} columns ({', '.join(column.name for column in spec.columns)})"
 
 
 def _interval(estimate: Estimate) -> str:
