@@ -79,6 +79,7 @@ ALLOWED_OPERATORS = frozenset(
         "size",
         "slice",
         "softmax",
+        "split_with_sizes",
         "sqrt",
         "squeeze",
         "sub",

@@ -172,7 +172,9 @@ def test_a_format_that_answers_differently_is_named_with_row_and_values() -> Non
     other = random_model(IMAGE, IMAGE_STEPS, MlpNetwork(hidden=(8,)), 3, seed=1)
     wrong = export_model(other, rows_of(IMAGE, 4), "images").files
     for name in ("model.onnx", "model.ts", "model.pt2"):
-        with pytest.raises(ParityError, match=rf"^{name} differs .* batch size 1: row 0: expected"):
+        with pytest.raises(
+            ParityError, match=rf"^{name} differs .* batch size 1: held-out row 0: expected"
+        ):
             gated({**good, name: wrong[name]}, model)
 
 
@@ -212,7 +214,11 @@ def test_a_format_that_is_wrong_at_one_batch_size_is_caught(
     [
         (0.1, lambda raw: (raw == 255).all(), r"model\.onnx differs from eager"),
         # Within the tolerance, but not the same bits.
-        (1e-5, lambda raw: len(raw) == 512, r"answers depend on the batch: .* at 512"),
+        (
+            1e-5,
+            lambda raw: len(raw) == 512,
+            r"answers depend on the batch: .* batch sizes 512, at 1",
+        ),
     ],
 )
 def test_edge_inputs_and_full_batches_are_compared_in_every_check(
@@ -252,7 +258,7 @@ def test_the_largest_batch_is_full_however_few_the_rows(monkeypatch: pytest.Monk
     monkeypatch.setattr("training.gate.open_onnx", open_watched)
     report = parity_gate(run_module(model, "cpu"), files, [rows_of(IMAGE, 9)], IMAGE, 512, quiet)
     assert {1, 2, 7, 64, 512} <= seen
-    assert report["formats"]["model.onnx"]["512"]["rows"] == 512
+    assert report["formats"]["model.onnx"]["512"]["rows"] == 9 + 512
 
 
 def test_an_operator_that_no_network_of_ours_needs_is_refused() -> None:
@@ -273,7 +279,9 @@ def test_an_operation_whose_bits_depend_on_the_batch_is_not_released(
         if isinstance(layer, nn.ReLU):
             model.network[index] = nn.Mish()
     files = export_model(model, rows_of(IMAGE, 4), "images").files
-    with pytest.raises(ParityError, match=r"model\.onnx: answers depend on the batch: row \d+"):
+    with pytest.raises(
+        ParityError, match=r"model\.onnx: answers depend on the batch: held-out row \d+"
+    ):
         parity_gate(run_module(model, "cpu"), files, [rows_of(IMAGE, 500)], IMAGE, 256, quiet)
 
 

@@ -44,9 +44,11 @@ def expected_row(step: Encode, row: list[float]) -> np.ndarray:
         x = np.longdouble(entry.fill if missing else value)
         z = (x - np.longdouble(entry.center)) / np.longdouble(entry.scale)
         scaled.append(z / np.sqrt(1 + (z / step.limit) ** 2))
+        own = []
         for low, high in zip(entry.edges[:-1], entry.edges[1:], strict=True):
             through = (x - np.longdouble(low)) / (np.longdouble(high) - np.longdouble(low))
-            bins.append(min(max(through, 0), 1))
+            own.append(min(max(through, 0), 1))
+        bins += own + [0] * (step.bins - len(own))
         if entry.indicator:
             indicators.append(float(missing))
     return np.array([*scaled, *bins, *indicators, *categories], dtype=np.float64)

@@ -107,20 +107,11 @@ class _Tally:
     label_disagreements: int = 0
 
     def add(
-        self,
-        name: str,
-        size: int,
-        number: np.ndarray,
-        total: int,
-        expected: Answers,
-        found: Answers,
+        self, where: str, names: Callable[[int], str], expected: Answers, found: Answers
     ) -> None:
-        result = compare(
-            expected, found, "cpu", row_names=lambda row: _row_name(number[row], total)
-        )
+        result = compare(expected, found, "cpu", row_names=names)
         if result.failures:
-            where = "; ".join(result.failures)
-            raise ParityError(f"{name} differs from eager at batch size {size}: {where}")
+            raise ParityError(f"{where}: {'; '.join(result.failures)}")
         self.rows += result.rows
         self.max_abs_diff = max(self.max_abs_diff, result.max_abs_diff)
         self.label_disagreements += result.label_disagreements
