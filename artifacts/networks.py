@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from artifacts.configs import (
     Activation,
@@ -214,10 +215,10 @@ class TableEnsemble(nn.Module):
         width = self.plain
         self.rates: dict[str, tuple[float, float]] = {}
         if self.numbers:
-            shape = (self.numbers, 1, config.embedding)
+            shape = (self.numbers, config.embedding)
             self.number_scale = nn.Parameter(torch.empty(shape).uniform_(-1, 1))
             self.number_bias = nn.Parameter(torch.empty(shape).uniform_(-1, 1))
-            bins = torch.zeros(self.numbers, self.bins, config.embedding)
+            bins = torch.zeros(self.numbers, config.embedding, self.bins)
             self.bin_weight = nn.Parameter(bins)
             self.rates["bin_weight"] = _EMBEDDING_RATES
             width += self.numbers * config.embedding
@@ -225,7 +226,7 @@ class TableEnsemble(nn.Module):
         for index, size in enumerate(self.category_sizes):
             if size > _ONE_HOT:
                 embedded = min(_CATEGORY_WIDTH, round(1.6 * size**0.5))
-                table = torch.empty(size, embedded).normal_(std=0.5)
+                table = torch.empty(embedded, size).normal_(std=0.5)
                 self.categories[str(index)] = nn.Parameter(table)
                 self.rates[f"categories.{index}"] = _EMBEDDING_RATES
                 size = embedded
@@ -250,10 +251,9 @@ class TableEnsemble(nn.Module):
         if self.training:
             logits: Tensor = torch.einsum("nmw,mwo->nmo", hidden, self.head) + self.head_bias
             return logits
-        # The mean over the members, as one matrix product.
-        weight = self.head.flatten(0, 1) / self.members
-        mean: Tensor = hidden.flatten(1) @ weight + self.head_bias.mean(dim=0)
-        return mean
+        # The mean over the members, as one linear layer.
+        weight = self.head.flatten(0, 1).t() / self.members
+        return functional.linear(hidden.flatten(1), weight, self.head_bias.mean(dim=0))
 
     def _embedded(self, x: Tensor) -> Tensor:
         numbers, *rest = torch.split(
@@ -261,21 +261,30 @@ class TableEnsemble(nn.Module):
         )
         found = [rest[0]]
         if self.numbers:
-            # [numbers, N, ...]: one small matrix product for each number.
-            scaled = numbers[:, : self.numbers].transpose(0, 1).unsqueeze(2)
-            embedded = scaled * self.number_scale + self.number_bias
+            scaled = numbers[:, : self.numbers].unsqueeze(2)
+            embedded = (scaled * self.number_scale + self.number_bias).flatten(1)
             if self.bins:
-                bins = numbers[:, self.numbers :].reshape(-1, self.numbers, self.bins)
-                embedded = embedded + bins.transpose(0, 1) @ self.bin_weight
-            found.append(embedded.transpose(0, 1).flatten(1))
+                embedded = embedded + self._embedded_bins(numbers[:, self.numbers :])
+            found.append(embedded)
         for index, category in enumerate(rest[1:]):
             if self.training and self.category_dropout:
                 shown = torch.rand((len(x), 1), device=x.device) >= self.category_dropout
                 category = category * shown
             if str(index) in self.categories:
-                category = category @ self.categories[str(index)]
+                category = functional.linear(category, self.categories[str(index)])
             found.append(category)
         return torch.cat(found, dim=1)
+
+    def _embedded_bins(self, bins: Tensor) -> Tensor:
+        """bins: [N, numbers * bins] -> [N, numbers * embedding], each number by its own matrix."""
+        if self.training:
+            by_number = bins.reshape(-1, self.numbers, self.bins).transpose(0, 1)
+            product = by_number @ self.bin_weight.transpose(1, 2)
+            return product.transpose(0, 1).flatten(1)
+        # Faster to train as a batch of products, but ONNX Runtime computes that of a single row
+        # in another order than that of many; a convolution goes row by row.
+        weight = self.bin_weight.flatten(0, 1).unsqueeze(2)
+        return functional.conv1d(bins.unsqueeze(2), weight, groups=self.numbers).flatten(1)
 
 
 class _SharedLinear(nn.Module):
@@ -295,7 +304,7 @@ class _SharedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: float32."""
-        return nn.functional.linear(x * self.scale_in, self.weight) * self.scale_out + self.bias
+        return functional.linear(x * self.scale_in, self.weight) * self.scale_out + self.bias
 
 
 class DeployedClassifier(nn.Module):
