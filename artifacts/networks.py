@@ -53,7 +53,8 @@ def build_network(
     """The network that `config` describes: preprocessed float32 [N, ...] -> logits [N, outputs].
 
     input_shape, steps: of a row of raw input, and what becomes of it before the network.
-    outputs: 1 for two classes (the logit of the second), otherwise one for each class.
+    outputs: for two classes 1, the logit of the second; otherwise, and always for torchvision's
+    networks (SqueezeNet's logits are never negative), one for each class.
     The weights are drawn from torch's global generator.
     Raises DataError where the network does not fit such input.
     """
@@ -68,7 +69,7 @@ def build_network(
     if len(input_shape) != 3:
         raise DataError(f"model.kind: {config.kind} takes pictures, found a table")
     if isinstance(config, TorchvisionNetwork):
-        return torchvision_network(config, outputs)
+        return torchvision_network(config, num_classes)
     halvings = len(config.channels) - isinstance(config, ResnetNetwork)
     if min(input_shape[1:]) < 2**halvings:
         raise DataError(

@@ -39,7 +39,7 @@ class Measurement:
     """One row of the table: a set, a recipe and its options.
 
     data: a file or folder under --data. folds: 5-fold cross-validation, twice, in this process.
-    clean: a cleaned copy of the set is made first (see `cleaned`).
+    baselines: whether scikit-learn's classifiers are fitted too.
     """
 
     set: str
@@ -60,8 +60,10 @@ def table(name: str, file: str, target: str, goal: str = "AUC ≥ HGB - 0.005") 
     return Measurement(name, "table", "table", f"tabular/{file}", target, goal=goal)
 
 
-SIX_THOUSAND = ("data.limit=6000",)
+SIX_THOUSAND = ("data.limit=6000", "data.val_fraction=0.05")
+ALL_TRAIN = ("data.val_fraction=0.05",)
 TRANSFER = (
+    *ALL_TRAIN,
     "model.kind=torchvision:squeezenet1_1", "transfer.weights=WEIGHTS", f"data.pixels={BGR}",
     "transfer.freeze_epochs=4", "transfer.backbone_lr=0.1", "train.epochs=10",
     "train.optimizer=adamw", "train.lr=1e-3", "train.weight_decay=0.01", "train.warmup=1",
@@ -86,7 +88,10 @@ MEASUREMENTS = {
     ),
     "fashion-6000": Measurement(
         "Fashion-MNIST, 6,000 training images", "mlp", "fashion-mnist", "fashion-mnist",
-        options=(*SIX_THOUSAND, "train.epochs=60", "train.batch_size=64"),
+        options=(
+            *SIX_THOUSAND, "train.epochs=60", "train.batch_size=64", "train.ema=0.99",
+            "train.label_smoothing=0.1", "model.dropout=0.2", "model.activation=gelu",
+        ),
         goal="0.870, gap < 8 points, 3 min",
     ),
     "fashion-6000-cnn": Measurement(
@@ -104,11 +109,11 @@ MEASUREMENTS = {
     "titanic": table("titanic", "titanic.csv", "Survived"),
     "wine": table("wine quality", "wine_quality.csv", "quality", "recorded"),
     "hymenoptera": Measurement(
-        "hymenoptera", "cnn", "images", HYMENOPTERA, options=("data.size=[96,96]",),
+        "hymenoptera, val as test", "cnn", "images", HYMENOPTERA, options=("data.size=[96,96]", *ALL_TRAIN),
         flags=("--skip-bad",), goal="recorded", baselines=False,
     ),
     "hymenoptera-transfer": Measurement(
-        "hymenoptera", "torchvision:squeezenet1_1", "images", HYMENOPTERA, options=TRANSFER,
+        "hymenoptera, val as test", "torchvision:squeezenet1_1", "images", HYMENOPTERA, options=TRANSFER,
         flags=("--skip-bad",), goal="0.88, 0.10 above from scratch", baselines=False,
     ),
 }  # fmt: skip
@@ -136,6 +141,8 @@ def measure(what: Measurement, data: Path, seeds: int, temporary: Path) -> list[
     if what.folds:
         return [summarise(what, model, runs) for model, runs in cross_validate(what.recipe).items()]
     path = data / what.data
+    if what.data == HYMENOPTERA:
+        path = relabelled(path, temporary)
     options = [option.replace("WEIGHTS", str(_weights(data))) for option in what.options]
     if what.set == "adult":
         options.append(f"data.test_path={cleaned(data / 'tabular/adult_test.csv', temporary)}")
@@ -173,6 +180,15 @@ def train(what: Measurement, path: Path, sets: list[str], store: Path) -> Figure
         gap=metrics["train"].accuracy.value - test.accuracy.value,
         seconds=seconds,
     )
+
+
+def relabelled(source: Path, temporary: Path) -> Path:
+    """hymenoptera with its `val` folder as test part: it is what the goals are about."""
+    target = temporary / "hymenoptera"
+    target.mkdir()
+    (target / "train").symlink_to(source / "train")
+    (target / "test").symlink_to(source / "val")
+    return target
 
 
 def cleaned(source: Path, temporary: Path) -> Path:

@@ -28,7 +28,7 @@ from artifacts.manifest import BUNDLE_FILES, GOLDEN, PARITY, REPORT, Manifest, M
 from artifacts.networks import DeployedClassifier, build_network
 from artifacts.preprocess import Preprocess
 from artifacts.references import promote as promote_bundle
-from artifacts.summary import column_lines
+from artifacts.summary import column_lines, describe_input
 from training.batches import Batches
 from training.data import Dataset, load_dataset
 from training.encoding import preprocessing
@@ -74,6 +74,7 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
     recipe = recipe.model_copy(update={"train": resolve_schedule(recipe.train, len(dataset.train))})
     rows = ", ".join(f"{len(part)} {name}" for name, part in dataset.parts.items())
     _say(console, f"data: {dataset.source}: {rows}; {len(dataset.labels)} classes")
+    _say(console, f"input: {describe_input(dataset.input)}")
     for line in (*dataset.notes, *column_lines(dataset.input)):
         _say(console, f"data: {line}")
 
