@@ -33,13 +33,16 @@ def summary_lines(bundle: Bundle) -> list[str]:
         *(f"  column     {line}" for line in column_lines(manifest.input)),
         f"  network    {manifest.network.kind}, {manifest.parameters:,} parameters",
         f"  data       {manifest.data.source}, fingerprint {manifest.data.fingerprint[:16]}",
+        *(f"  note       {note}" for note in manifest.data.notes),
     ]
     for part, metrics in manifest.metrics.items():
-        accuracy, loss = metrics.accuracy, metrics.log_loss
-        lines.append(
-            f"  {part:<11}accuracy {accuracy.value:.4f} [{accuracy.low:.4f}, {accuracy.high:.4f}]"
-            f"  log loss {loss.value:.4f} [{loss.low:.4f}, {loss.high:.4f}]  n = {metrics.rows}"
+        figures = {"accuracy": metrics.accuracy, "AUC": metrics.auc, "log loss": metrics.log_loss}
+        shown = "  ".join(
+            f"{name} {figure.value:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
+            for name, figure in figures.items()
+            if figure is not None
         )
+        lines.append(f"  {part:<11}{shown}  n = {metrics.rows}")
     for file, parity in manifest.parity.items():
         lines.append(
             f"  parity     {file}: largest difference {parity.max_abs_diff:.2g}, "

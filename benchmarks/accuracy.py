@@ -109,12 +109,14 @@ MEASUREMENTS = {
     "titanic": table("titanic", "titanic.csv", "Survived"),
     "wine": table("wine quality", "wine_quality.csv", "quality", "recorded"),
     "hymenoptera": Measurement(
-        "hymenoptera, val as test", "cnn", "images", HYMENOPTERA, options=("data.size=[96,96]", *ALL_TRAIN),
-        flags=("--skip-bad",), goal="recorded", baselines=False,
+        "hymenoptera, val as test", "cnn", "images", HYMENOPTERA,
+        options=("data.size=[96,96]", *ALL_TRAIN), flags=("--skip-bad",), goal="recorded",
+        baselines=False,
     ),
     "hymenoptera-transfer": Measurement(
-        "hymenoptera, val as test", "torchvision:squeezenet1_1", "images", HYMENOPTERA, options=TRANSFER,
-        flags=("--skip-bad",), goal="0.88, 0.10 above from scratch", baselines=False,
+        "hymenoptera, val as test", "torchvision:squeezenet1_1", "images", HYMENOPTERA,
+        options=TRANSFER, flags=("--skip-bad",), goal="0.88, 0.10 above from scratch",
+        baselines=False,
     ),
 }  # fmt: skip
 

@@ -41,12 +41,16 @@ def render_report(
     rows = manifest.data.rows
     gap = manifest.metrics["train"].accuracy.value - manifest.metrics["test"].accuracy.value
     metrics = _table(
-        ["part", "rows", "accuracy [95%]", "log loss [95%]"],
+        ["part", "rows", "accuracy [95%]", "AUC [95%]", "log loss [95%]"],
         [
-            [name, f"{m.rows}", _interval(m.accuracy), _interval(m.log_loss)]
+            [
+                name, f"{m.rows}", _interval(m.accuracy),
+                "" if m.auc is None else _interval(m.auc), _interval(m.log_loss),
+            ]
             for name, m in manifest.metrics.items()
         ],
-    )
+    )  # fmt: skip
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in manifest.data.notes)
     gate = _table(
         ["format", "batch size", "rows", "largest difference of logits", "other labels"],
         [
@@ -56,7 +60,7 @@ def render_report(
         ],
     )
     recipe = json.dumps(
-        {key: manifest.recipe[key] for key in ("model", "train", "export")}, indent=2
+        {key: manifest.recipe[key] for key in ("model", "transfer", "train", "export")}, indent=2
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -68,6 +72,7 @@ def render_report(
 {html.escape(manifest.data.source)}, chosen on {rows["validation"]}, tested once on {rows["test"]}.
 Network: {manifest.network.kind}, {manifest.parameters:,} parameters; input:
 {html.escape(describe_input(manifest.input))}.</p>
+{f"<p>Of the data:</p><ul>{notes}</ul>" if notes else ""}
 <h2>How good it is</h2>{metrics}
 <p>Accuracy on the training part is {abs(gap) * 100:.1f} points
 {"above" if gap >= 0 else "below"} that on the test part.</p>
