@@ -36,12 +36,12 @@ def idx_bytes(array: np.ndarray) -> bytes:
     return header + array.astype(np.uint8).tobytes()
 
 
-def write_idx_set(folder: Path, *, compressed: bool = True) -> None:
+def write_idx_set(folder: Path, *, compressed: bool = True, size: tuple[int, int] = (6, 5)) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     for name, (rows, dimensions) in FILES.items():
         if dimensions == 3:
-            array = generator.integers(0, 256, (rows, 6, 5))
+            array = generator.integers(0, 256, (rows, *size))
         else:
             array = np.arange(rows) % 10
         data = idx_bytes(array)

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from tests.conftest import ROOT, Server, free_port, wait_until_ready
+from training.recipe import load_recipe
 
 BIN = Path(sys.executable).parent
 
@@ -60,7 +61,8 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path) -> 
                 )  # fmt: skip
             server = Server(f"http://127.0.0.1:{port}", process, log)
             wait_until_ready(server)
-        trained, asked, scored = outputs
+        trained, table, asked, scored = outputs
+        assert "promoted: wine" in table and "number    11.03 to 14.83" in table
         assert "promoted: mine" in trained and "golden rows agree" in trained
         assert '"label":"0"' in asked and '"model":"mine@' in asked
         assert "1797 rows in, 1797 scored, 0 rejected" in scored
@@ -74,6 +76,13 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path) -> 
         if server is not None:
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(timeout=60) == 0
+
+
+def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
+    (block,) = blocks("toml")
+    (tmp_path / "recipe.toml").write_text(block)
+    recipe = load_recipe(str(tmp_path / "recipe.toml"))
+    assert recipe.transfer.freeze_epochs == 4 and recipe.data.pixels is not None
 
 
 def test_make_serve_trains_serves_and_prints_a_curl_line_that_works(tmp_path: Path) -> None:
