@@ -40,6 +40,7 @@ from training.recipe import ColumnType, DataConfig
 MAX_LABELS = 1000
 # A column of mixed cells is one of texts while it has at most so many different numbers.
 _FEW_NUMBERS = 20
+_FEW_AT_ONCE = 5
 _FEW_ODD = 0.05
 # A column of texts that hardly ever repeat is free text: its categories would cover fewer rows.
 _LEAST_COVERED = 0.25
@@ -159,22 +160,27 @@ def _infer(name: str, array: pa.Array, cells: Sequence[object]) -> ColumnType:
         odd = {cell for cell in cells if _fails(parse, cell)}
         if not odd:
             return type_
-        if len(cells) - len(odd) > _FEW_NUMBERS:
-            _refuse_change(name, array, type_, odd)
+        _refuse_change(name, array, type_, odd, len(cells) - len(odd))
     return _TEXT
 
 
-def _refuse_change(name: str, array: pa.Array, kind: str, odd: Collection[object]) -> None:
+def _refuse_change(
+    name: str, array: pa.Array, kind: str, odd: Collection[object], different: int
+) -> None:
     """Raise DataError where a column is of one kind but for a few cells, or but for its end.
 
-    Where both kinds come all along, as in ticket numbers, it is a column of texts.
+    different: how many different cells are of that kind. Where both kinds come all along, as in
+    ticket numbers, or few are of it, it is a column of texts.
     """
+    if different <= _FEW_AT_ONCE:
+        return
     rows = [
         (row, cell in odd) for row, cell in enumerate(array.to_pylist()) if not is_missing(cell)
     ]
     changes = sum(left[1] != right[1] for left, right in itertools.pairwise(rows))
     strange = [row for row, is_odd in rows if is_odd]
-    if changes > 1 and len(strange) > _FEW_ODD * len(rows):
+    few = different > _FEW_NUMBERS and len(strange) <= _FEW_ODD * len(rows)
+    if changes > 1 and not few:
         return
     row = strange[0]
     raise DataError(
