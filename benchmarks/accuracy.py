@@ -230,9 +230,9 @@ def lines(record: dict[str, Any]) -> list[str]:
         "Each of our rows is `parityline train` for "
         "each seed, which decides split, weights and order; mean ± sd. Baselines are "
         "scikit-learn's with its defaults, on training and validation part together, of the same "
-        "split. Gap: train - test accuracy, in points. HGB: HistGradientBoostingClassifier. Seconds "
-        "are those that the processor spent, all of it in one thread, import, export, gate and "
-        "release included: on these shared machines the clock says more about the neighbours.",
+        "split. Gap: train - test accuracy, in points. HGB: HistGradientBoostingClassifier. "
+        "Seconds are those that the processor spent, all of it in one thread, import, export, "
+        "gate and release included: on these shared machines the clock says more about the neighbours.",
         "",
         "| set | model | n | test accuracy | AUC | log loss | gap | CPU seconds, median | goal "
         "| published |",
