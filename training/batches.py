@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from artifacts.errors import DataError
 from training.data import Part
 
 
@@ -47,8 +48,12 @@ class Batches:
             num_workers=min(self._workers, len(chunks)),
             prefetch_factor=2 if self._workers else None,
             pin_memory=self.device.type == "cuda",
+            # Otherwise it draws from the global one, and dropout differs from that in memory.
+            generator=torch.Generator(),
         )
         for rows, raw in zip(chunks, loader, strict=True):
+            if isinstance(raw, str):
+                raise DataError(raw)
             yield raw.to(self.device, non_blocking=True), self.labels[rows.to(self.device)]
 
     def all(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -56,14 +61,20 @@ class Batches:
         return self.in_order(torch.arange(self.rows), batch_size)
 
 
-class _Decoded(Dataset[Tensor]):
-    """Its items are whole batches: row numbers -> uint8 [n, C, H, W]."""
+class _Decoded(Dataset[Tensor | str]):
+    """Its items are whole batches: row numbers -> uint8 [n, C, H, W], or what is wrong.
+
+    Raised in a worker, the reason would come with the worker's traceback around it.
+    """
 
     def __init__(self, part: Part) -> None:
         self._raw = part.raw
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        return torch.from_numpy(self._raw[rows.numpy()])
+    def __getitem__(self, rows: Tensor) -> Tensor | str:
+        try:
+            return torch.from_numpy(self._raw[rows.numpy()])
+        except DataError as error:
+            return str(error)
 
 
 class _Fixed:
