@@ -159,7 +159,7 @@ def _read_weights(recipe: Recipe) -> dict[str, torch.Tensor]:
         raise DataError(f"transfer.weights {path.name}: cannot be read: {reason}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
         raise DataError(f"transfer.weights {path.name}: expected a state_dict of tensors")
     return state
