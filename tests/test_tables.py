@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import gzip
 import re
@@ -68,16 +67,13 @@ def repeated(*cells: Any) -> list[Any]:
         (repeated("red", "green", "NA"), "category"),
         (repeated("red", "7", "green"), "category"),
         # Ticket numbers: both kinds all along.
-        ([f"A{row}" if row % 3 == 0 else str(row // 2) for row in range(ROWS)], "category"),
+        ([f"A{row % 2}" if row % 3 == 0 else str(row % 29) for row in range(ROWS)], "category"),
     ],
 )
 def test_the_type_of_a_column_of_texts_is_what_all_its_cells_are(
     tmp_path: Path, cells: list[Any], expected: str
 ) -> None:
-    text = expected == "category"
     found = types(load(csv(tmp_path / "t.csv", X, cells, Y)))
-    if text and "c" not in found:
-        found = types(load(tmp_path / "t.csv", columns={"c": "category"}))
     assert found == {"x": "number", "c": expected}
 
 
@@ -131,7 +127,6 @@ def test_the_hour_is_a_part_where_dates_have_a_time(tmp_path: Path) -> None:
         ("n", list(range(100, 100 + ROWS)), "numbers the rows"),
         ("name", [f"person {row}" for row in range(ROWS)], "identifies the rows"),
         ("same", ["k"] * ROWS, r"constant \('k'\)"),
-        ("day", ["2024-01-01"] * ROWS, r"constant \('2024-01-01'\)"),
         ("note", [f"note {row // 2}" for row in range(ROWS)], "free text"),
         ("", repeated("1", "2", "3"), "without a name"),
         ("dropped", repeated("1", "2", "3"), "as data.columns says"),
@@ -161,8 +156,6 @@ def test_a_type_that_is_said_is_taken(tmp_path: Path) -> None:
     path = csv(tmp_path / "t.csv", X, repeated("1", "0", "01"), Y)
     column = load(path, columns={"c": "category"}).input.columns[1]
     assert column.type == "category" and column.categories == ("0", "01", "1")
-    path = csv(tmp_path / "t.csv", X, repeated("1", "0"), Y)
-    assert types(load(path, columns={"c": "boolean"}))["c"] == "boolean"
 
 
 def test_rare_categories_are_not_listed(tmp_path: Path) -> None:
@@ -170,11 +163,8 @@ def test_rare_categories_are_not_listed(tmp_path: Path) -> None:
     path = csv(tmp_path / "t.csv", X, cells, Y)
 
     def listed(**settings: Any) -> tuple[str, ...]:
-        return (
-            load(path, test_fraction=0.02, val_fraction=0.02, **settings)
-            .input.columns[1]
-            .categories
-        )
+        dataset = load(path, test_fraction=0.02, val_fraction=0.02, **settings)
+        return dataset.input.columns[1].categories
 
     assert set("abc") <= set(listed(min_count=1))
     assert listed(min_count=4) == ("a", "b", "c") and listed(max_categories=2) == ("a", "b")
@@ -223,7 +213,6 @@ def test_files_of_a_folder_are_parts_by_their_names(tmp_path: Path) -> None:
     for name in ("test.csv", "train-1.csv", "train-2.csv", "val_a.csv", "values.csv"):
         csv(tmp_path / name, X, X[::-1], Y)
     (tmp_path / ".hidden.csv").write_text("x\n")
-    (tmp_path / "readme.txt").write_text("text")
     rows = load(tmp_path).info().rows
     assert rows == {"train": 3 * ROWS, "validation": ROWS, "test": ROWS}
     other = csv(tmp_path / "of-its-own" / "t.csv", X[:10], X[:10], Y[:10])
@@ -243,13 +232,11 @@ def test_files_may_write_one_type_in_several_ways(tmp_path: Path) -> None:
 
 def test_what_the_model_is_told_comes_from_the_training_part_alone(tmp_path: Path) -> None:
     train = csv(tmp_path / "train.csv", X, repeated("u", "v"), Y)
-    wild = csv(tmp_path / "test.csv", [1e6] * ROWS, repeated("w", "v"), Y)
+    csv(tmp_path / "test.csv", [1e6] * ROWS, repeated("w", "v"), Y)
     seen = load(tmp_path, val_fraction=0.2)
     assert seen.input == load(train, test_path=str(train), val_fraction=0.2).input
-    raw = seen.train.raw
-    assert seen.input.columns[0].high == raw[:, 0].max() < 1e6
-    assert seen.input.columns[1].categories == ("u", "v") and wild.exists()
-    # One row of each class validates: changing it changes nothing.
+    assert seen.input.columns[0].high == seen.train.raw[:, 0].max() < 1e6
+    assert seen.input.columns[1].categories == ("u", "v")
     whole = load(train, val_fraction=0.2, test_fraction=0.2)
     rows = {X.index(value) for value in (*whole.validation.raw[:, 0], *whole.test.raw[:, 0])}
     changed = [1e6 if row in rows else value for row, value in enumerate(X)]
@@ -264,7 +251,6 @@ def test_the_same_recipe_gives_the_same_fingerprint(tmp_path: Path) -> None:
     assert load(path).info() == first and load(path, seed=1).info() != first
     moved = tmp_path / "t.csv.gz"
     moved.write_bytes(gzip.compress(path.read_bytes()))
-    assert dataclasses.asdict(load(moved))["labels"] == ("no", "yes")
     assert load(moved).info().fingerprint == first.fingerprint
 
 
@@ -329,6 +315,10 @@ BAD: dict[str, tuple[Make, str]] = {
         r"b.csv: other columns than the first file: missing \['c'\], unknown \['d'\]",
     ),
     "twice": (lambda p: csv(p / "t.csv", X, X, Y, names="x,x,y"), "t.csv: column twice: 'x'"),
+    "twice in Parquet": (
+        lambda p: pq.write_table(pa.table([X, X, Y], names=list("xxy")), p / "t.parquet") or p,
+        r"t.parquet: column twice: 'x'$",
+    ),
     "nested": (
         lambda p: parquet(p / "t.parquet", c=[[1]] * ROWS, y=Y), r"'c': expected numbers.*list<",
     ),
@@ -346,12 +336,6 @@ def test_a_bad_table_is_one_line_that_names_the_place(tmp_path: Path, what: str)
     with pytest.raises(DataError, match=message) as error:
         load(make(tmp_path))
     assert "\n" not in str(error.value)
-
-
-def test_columns_twice_in_parquet_are_named(tmp_path: Path) -> None:
-    pq.write_table(pa.table([X, X, Y], names=["x", "x", "y"]), tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"t.parquet: column twice: 'x'$"):
-        load(tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize(
