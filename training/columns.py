@@ -44,7 +44,8 @@ _FEW_ODD = 0.05
 # A column of texts that hardly ever repeat is free text: its categories would cover fewer rows.
 _LEAST_COVERED = 0.25
 _OFTEN = 5
-_IDENTIFIER = re.compile(r"(^|[_\s-])(id|uuid|guid|key|index)$|(?<=[a-z])(ID|Id)$", re.IGNORECASE)
+# Of "paid" the end is no word.
+_IDENTIFIER = re.compile(r"(?i:(^|[_\s-])(id|uuid|guid|key|index)$)|(?<=[a-z])(ID|Id)$")
 _TEXT: Literal["category"] = "category"
 _NUMBER: Literal["number"] = "number"
 _BOOLEAN: Literal["boolean"] = "boolean"
