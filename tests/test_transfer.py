@@ -150,6 +150,10 @@ def test_data_is_what_torchvisions_preset_says_unless_the_recipe_does() -> None:
     }  # fmt: skip
     kept = with_backbone_defaults(recipe("default", data=said)).data
     assert {key: getattr(kept, key) for key in said} == said and kept.resize is None
+    bicubic = with_backbone_defaults(recipe(name="efficientnet_b0", data={"size": (40, 48)})).data
+    assert bicubic.size == (40, 48) and bicubic.interpolation == "bicubic"
+    bilinear = recipe(name="efficientnet_b0", data={"interpolation": "bilinear"})
+    assert with_backbone_defaults(bilinear).data.interpolation == "bilinear"
     stretched = with_backbone_defaults(recipe(data={"fit": "stretch"})).data
     assert stretched.resize is None and stretched.size == (224, 224)
     centered = with_backbone_defaults(recipe("default", name="googlenet")).data.pixels

@@ -46,9 +46,11 @@ def with_backbone_defaults(recipe: Recipe) -> Recipe:
     update: dict[str, Any] = {"channels": data.channels or 3}
     if data.size is None:
         (side,), (resize,) = preset.crop_size, preset.resize_size
-        update |= {"size": (side, side), "interpolation": preset.interpolation.value}
+        update["size"] = (side, side)
         if data.fit == "crop":
             update["resize"] = data.resize or resize
+    if "interpolation" not in data.model_fields_set:
+        update["interpolation"] = preset.interpolation.value
     if data.pixels is None and recipe.transfer.weights != "none":
         centered = name in _CENTERED
         mean = (0.5,) * 3 if centered else tuple(preset.mean)
