@@ -71,3 +71,9 @@ def test_a_picture_that_is_gone_is_one_line(tmp_path: Path, workers: int) -> Non
     with pytest.raises(DataError, match=r"^b/1\.png: ") as error:
         list(batches.all(2))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("side", "expected"), [(8, 1024), (32, 1024), (64, 341), (224, 64)])
+def test_large_pictures_are_evaluated_in_smaller_batches(side: int, expected: int) -> None:
+    raw = np.zeros((1, 3, side, side), dtype=np.uint8)
+    assert Batches(Part(raw, np.zeros(1, dtype=np.int64)), CPU).answered_at_once == expected

@@ -6,6 +6,7 @@ ahead by DataLoader workers. Both give the same batches.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 
@@ -19,12 +20,18 @@ from training.data import Part
 
 
 class Batches:
-    """The batches of one part. raw: uint8 or float64, labels: int64, both on `device`."""
+    """The batches of one part. raw: uint8 or float64, labels: int64, both on `device`.
+
+    answered_at_once: how many rows are evaluated together.
+    """
 
     def __init__(self, part: Part, device: torch.device, workers: int | None = None) -> None:
         """workers: processes that decode, for pictures that are not in memory; 0 is this one."""
         self.rows = len(part)
         self.device = device
+        # Activations are many times as large as their pictures.
+        values = math.prod(part.raw.shape[1:])
+        self.answered_at_once = min(1024, max(64, 2**22 // max(1, values)))
         self.labels = torch.from_numpy(part.labels).to(device)
         if isinstance(part.raw, np.ndarray):
             self._raw: Tensor | None = torch.from_numpy(part.raw).to(device)
