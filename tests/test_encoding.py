@@ -61,7 +61,7 @@ def test_edges_rise_from_the_least_to_the_largest_value(values: np.ndarray, bins
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 1000), bins=st.integers(4, 40), share=st.floats(0, 0.98))
+@given(seed=st.integers(0, 1000), bins=st.integers(16, 64), share=st.floats(0, 0.95))
 def test_a_value_of_many_rows_leaves_the_bins_to_the_others(
     seed: int, bins: int, share: float
 ) -> None:

@@ -157,6 +157,10 @@ def test_balanced_classes_count_alike(outputs: int) -> None:
     logits = torch.randn(50, outputs)
     by_class = [loss_of(logits[labels == c], labels[labels == c]) for c in range(classes)]
     torch.testing.assert_close(loss_of(logits, labels, 0.0, weights), torch.stack(by_class).mean())
+    both = logits if outputs > 1 else torch.cat([torch.zeros_like(logits), logits], dim=1)
+    some = torch.rand(classes)
+    expected = functional.cross_entropy(both, labels, weight=some)
+    torch.testing.assert_close(loss_of(logits, labels, 0.0, some), expected)
 
 
 def test_balance_finds_more_of_a_rare_class() -> None:
