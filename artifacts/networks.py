@@ -69,7 +69,9 @@ def build_network(
     if len(input_shape) != 3:
         raise DataError(f"model.kind: {config.kind} takes pictures, found a table")
     if isinstance(config, TorchvisionNetwork):
-        return torchvision_network(config, num_classes)
+        network = torchvision_network(config, num_classes)
+        _check_fits(network, config, input_shape)
+        return network
     halvings = len(config.channels) - isinstance(config, ResnetNetwork)
     if min(input_shape[1:]) < 2**halvings:
         raise DataError(
@@ -183,6 +185,28 @@ def torchvision_network(config: TorchvisionNetwork, outputs: int) -> nn.Module:
     except TypeError as error:
         raise DataError(f"model.dropout: {config.name} takes none: {error}") from error
     return network
+
+
+def _check_fits(
+    network: nn.Module, config: TorchvisionNetwork, input_shape: tuple[int, ...]
+) -> None:
+    """Raise DataError where the network cannot answer such pictures; nothing is computed."""
+    state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    without_data = {name: tensor.to("meta") for name, tensor in state.items()}
+    picture = torch.zeros(1, *input_shape, device="meta")
+    network.eval()
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(network, without_data, (picture,))
+    # What torch and torchvision raise for sizes that do not fit.
+    except (AssertionError, RuntimeError, ValueError) as error:
+        channels, height, width = input_shape
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"model.kind: {config.name} cannot take pictures of {channels} channels and "
+            f"{height} x {width} pixels (data.channels, data.size): {reason}"
+        ) from error
+    network.train()
 
 
 def _linear(inputs: int, outputs: int, init: str, followed_by: str) -> nn.Linear:

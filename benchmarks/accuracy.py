@@ -232,7 +232,7 @@ def lines(record: dict[str, Any]) -> list[str]:
         "scikit-learn's with its defaults, on training and validation part together, of the same "
         "split. Gap: train - test accuracy, in points. HGB: HistGradientBoostingClassifier. "
         "Seconds are those that the processor spent, all of it in one thread, import, export, "
-        "gate and release included: on these shared machines the clock says more about the neighbours.",
+        "gate and release included: the clock of a shared machine says more of others.",
         "",
         "| set | model | n | test accuracy | AUC | log loss | gap | CPU seconds, median | goal "
         "| published |",

@@ -223,3 +223,11 @@ def test_one_channel_where_all_pictures_are_gray(tmp_path: Path) -> None:
     save(tmp_path / "b" / "colour.png", noise(0))
     assert load(tmp_path).input.channels == 3
     assert load(tmp_path, channels=1).input.channels == 1
+
+
+def test_a_resize_that_leaves_nothing_to_cut_is_refused(tmp_path: Path) -> None:
+    folder(tmp_path, "a", "b")
+    with pytest.raises(DataError, match=r"^data\.resize: resize 4 is smaller .*\(6 x 8 pixels\)$"):
+        load(tmp_path, resize=4)
+    with pytest.raises(DataError, match=r"^data\.resize: resize is for fit \"crop\""):
+        load(tmp_path, resize=9, fit="stretch")

@@ -47,10 +47,15 @@ def cut_out(inputs: Tensor, size: int) -> Tensor:
 def mix(inputs: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor, float]:
     """mixup or cutmix within the batch: inputs, each row's partner int64 [N], and its own share.
 
+    cutmix is for pictures alone, [N, C, H, W]; mixup for tables too, [N, D].
     The loss is share * loss(own label) + (1 - share) * loss(the partner's label).
     """
     partner = torch.randperm(len(inputs), device=inputs.device)
-    cut = config.cutmix > 0 and (config.mixup == 0 or torch.rand(()).item() < 0.5)
+    cut = (
+        inputs.ndim == 4
+        and config.cutmix > 0
+        and (config.mixup == 0 or torch.rand(()).item() < 0.5)
+    )
     alpha = config.cutmix if cut else config.mixup
     share = torch.distributions.Beta(alpha, alpha).sample().item()
     if not cut:

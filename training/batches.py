@@ -6,6 +6,7 @@ ahead by DataLoader workers. Both give the same batches.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 
@@ -14,16 +15,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from artifacts.errors import DataError
 from training.data import Part
 
 
 class Batches:
-    """The batches of one part. raw: uint8 or float64, labels: int64, both on `device`."""
+    """The batches of one part. raw: uint8 or float64, labels: int64, both on `device`.
+
+    answered_at_once: how many rows are evaluated together.
+    """
 
     def __init__(self, part: Part, device: torch.device, workers: int | None = None) -> None:
         """workers: processes that decode, for pictures that are not in memory; 0 is this one."""
         self.rows = len(part)
         self.device = device
+        # Activations are many times as large as their pictures.
+        values = math.prod(part.raw.shape[1:])
+        self.answered_at_once = min(1024, max(64, 2**22 // max(1, values)))
         self.labels = torch.from_numpy(part.labels).to(device)
         if isinstance(part.raw, np.ndarray):
             self._raw: Tensor | None = torch.from_numpy(part.raw).to(device)
@@ -47,8 +55,12 @@ class Batches:
             num_workers=min(self._workers, len(chunks)),
             prefetch_factor=2 if self._workers else None,
             pin_memory=self.device.type == "cuda",
+            # Otherwise it draws from the global one, and dropout differs from that in memory.
+            generator=torch.Generator(),
         )
         for rows, raw in zip(chunks, loader, strict=True):
+            if isinstance(raw, str):
+                raise DataError(raw)
             yield raw.to(self.device, non_blocking=True), self.labels[rows.to(self.device)]
 
     def all(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -56,14 +68,20 @@ class Batches:
         return self.in_order(torch.arange(self.rows), batch_size)
 
 
-class _Decoded(Dataset[Tensor]):
-    """Its items are whole batches: row numbers -> uint8 [n, C, H, W]."""
+class _Decoded(Dataset[Tensor | str]):
+    """Its items are whole batches: row numbers -> uint8 [n, C, H, W], or what is wrong.
+
+    Raised in a worker, the reason would come with the worker's traceback around it.
+    """
 
     def __init__(self, part: Part) -> None:
         self._raw = part.raw
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        return torch.from_numpy(self._raw[rows.numpy()])
+    def __getitem__(self, rows: Tensor) -> Tensor | str:
+        try:
+            return torch.from_numpy(self._raw[rows.numpy()])
+        except DataError as error:
+            return str(error)
 
 
 class _Fixed:

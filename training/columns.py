@@ -45,7 +45,8 @@ _FEW_ODD = 0.05
 # A column of texts that hardly ever repeat is free text: its categories would cover fewer rows.
 _LEAST_COVERED = 0.25
 _OFTEN = 5
-_IDENTIFIER = re.compile(r"(^|[_\s-])(id|uuid|guid|key|index)$|(?<=[a-z])(ID|Id)$", re.IGNORECASE)
+# Of "paid" the end is no word.
+_IDENTIFIER = re.compile(r"(?i:(^|[_\s-])(id|uuid|guid|key|index)$)|(?<=[a-z])(ID|Id)$")
 _TEXT: Literal["category"] = "category"
 _NUMBER: Literal["number"] = "number"
 _BOOLEAN: Literal["boolean"] = "boolean"
@@ -61,18 +62,25 @@ class Typed:
 
 
 def read_labels(
-    table: pa.Table, target: str, known: tuple[str, ...] | None = None
+    table: pa.Table, target: str, known: tuple[str, ...] | None = None, part: str = "train"
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """The label column as indices, int64 [N], and the labels' names.
 
     Numbers are ordered as numbers, everything else as texts. known: the names that there may be.
+    part: what messages call the table.
     Raises DataError for a missing label, an unknown one, only one, or too many.
     """
-    texts = [category_text(cell) for cell in table.column(target).to_pylist()]
+    column = f"{part}: column {target!r}"
+    labels = _plain(table.column(target))
+    if not (_is_text(labels.type) or _is_number(labels.type) or pa.types.is_boolean(labels.type)):
+        raise DataError(
+            f"{column}: expected labels that are texts, numbers or booleans, found {labels.type}"
+        )
+    texts = [category_text(cell) for cell in labels.to_pylist()]
     missing = [row for row, text in enumerate(texts) if text is None]
     if missing:
         raise DataError(
-            f"column {target!r}: row {missing[0]}: the label is missing "
+            f"{column}: row {missing[0]}: the label is missing "
             f"(rows without a label: {len(missing)})"
         )
     found = set(texts)
@@ -80,14 +88,14 @@ def read_labels(
         for row, text in enumerate(texts):
             if text not in known:
                 raise DataError(
-                    f"column {target!r}: row {row}: expected one of the training labels "
+                    f"{column}: row {row}: expected one of the training labels "
                     f"{_some(known)}, found {text!r}"
                 )
     if len(found) < 2 and known is None:
-        raise DataError(f"column {target!r}: expected at least two labels, found {_some(found)}")
+        raise DataError(f"{column}: expected at least two labels, found {_some(found)}")
     if len(found) > MAX_LABELS:
         raise DataError(
-            f"column {target!r}: expected at most {MAX_LABELS} labels, found {len(found)} "
+            f"{column}: expected at most {MAX_LABELS} labels, found {len(found)} "
             "different values: is it a quantity rather than a class?"
         )
     names = known or tuple(sorted(found, key=_label_order(found)))
@@ -119,10 +127,14 @@ def infer_columns(table: pa.Table, config: DataConfig) -> tuple[list[Typed], lis
         chosen = config.columns.get(name)
         if name == config.target:
             continue
+        if not name:
+            notes.append("left out: the column without a name")
+            continue
         if chosen == "drop":
             notes.append(f"left out: column {name!r}, as data.columns says")
             continue
         array = _plain(table.column(name))
+        _check_type(name, array.type)
         cells = [cell for cell in _different(array) if not is_missing(cell)]
         if not cells:
             raise DataError(
@@ -145,15 +157,10 @@ def _infer(name: str, array: pa.Array, cells: Sequence[object]) -> ColumnType:
     kind = array.type
     if pa.types.is_boolean(kind):
         return _BOOLEAN
-    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+    if _is_date(kind):
         return _DATE
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+    if _is_number(kind):
         return _NUMBER
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(
-            f"column {name!r}: expected numbers, texts, booleans or dates, found {kind}; "
-            f'leave it out: --set \'data.columns."{name}"="drop"\''
-        )
     if not any(_fails(_is_word_boolean, cell) for cell in cells):
         return _BOOLEAN
     for type_, parse in ((_NUMBER, parse_number), (_DATE, parse_date)):
@@ -162,6 +169,28 @@ def _infer(name: str, array: pa.Array, cells: Sequence[object]) -> ColumnType:
             return type_
         _refuse_change(name, array, type_, odd, len(cells) - len(odd))
     return _TEXT
+
+
+def _check_type(name: str, kind: pa.DataType) -> None:
+    known = _is_text(kind) or _is_number(kind) or _is_date(kind)
+    if not (known or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
+        raise DataError(
+            f"column {name!r}: expected numbers, texts, booleans or dates, found {kind}; "
+            f'leave it out: --set \'data.columns."{name}"="drop"\''
+        )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
+
+
+def _is_date(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_date(kind) or pa.types.is_timestamp(kind))
 
 
 def _refuse_change(
@@ -209,6 +238,7 @@ def _worthless(
     name: str, kind: str, array: pa.Array, cells: Sequence[object], config: DataConfig
 ) -> str | None:
     """Why nothing can be learnt from a column, or None."""
+    array = _comparable(array)
     present = len(array) - sum(map(_count, _missing_cells(array)))
     texts = {category_text(cell) for cell in cells}  # type: ignore[arg-type]
     if len(texts) == 1 and present == len(array):
@@ -250,24 +280,16 @@ def _count(entry: dict[str, object]) -> int:
 
 
 def describe(
-    columns: Sequence[Typed], train: pa.Table, everything: pa.Table, config: DataConfig
+    columns: Sequence[Typed], table: pa.Table, rows: np.ndarray, config: DataConfig
 ) -> TableInput:
     """What the model takes: ranges and categories of the training part.
 
-    everything: all rows, to know in which columns cells may be missing.
+    table: its other rows too, to know in which columns cells may be missing. rows: int64, those
+    of the training part.
     """
     return TableInput(
         columns=tuple(
-            _describe(
-                column,
-                train.column(column.name),
-                any(
-                    is_missing(cell)
-                    for cell in pc.unique(everything.column(column.name)).to_pylist()
-                ),
-                config,
-            )
-            for column in columns
+            _describe(column, table.column(column.name), rows, config) for column in columns
         )
     )
 
@@ -276,12 +298,24 @@ def _some_missing(array: pa.ChunkedArray) -> bool:
     return any(is_missing(cell) for cell in _different(array))
 
 
+def _some_present(array: pa.ChunkedArray) -> bool:
+    return not all(is_missing(cell) for cell in _different(array))
+
+
 def _describe(
-    column: Typed, array: pa.ChunkedArray, some_missing: bool, config: DataConfig
+    column: Typed, whole: pa.ChunkedArray, rows: np.ndarray, config: DataConfig
 ) -> ColumnSpec:
     name = column.name
-    missing = "fill" if some_missing else config.missing
+    missing = "fill" if _some_missing(whole) else config.missing
+    array = whole.take(pa.array(rows))
+    if not _some_present(array):
+        raise DataError(
+            f"column {name!r}: no value in the training part (its other rows have some); "
+            f'leave it out: --set \'data.columns."{name}"="drop"\''
+        )
     if column.type == _TEXT:
+        if _is_date(_plain(whole).type):
+            raise DataError(f"column {name!r}: expected texts, numbers or booleans, found dates")
         categories, typical = _categories(array, config)
         return CategoryColumn(name=name, missing=missing, categories=categories, typical=typical)
     draft: ColumnSpec
@@ -294,14 +328,9 @@ def _describe(
         draft = Column(name=name, missing="fill", low=0.0, high=0.0, typical=0.0)
     values, bad = encode_array(draft, array)
     if bad:
-        row = min(bad)
-        raise DataError(f"row {row} of the training part: {bad[row]} (bad rows: {len(bad)})")
+        first = min(bad)
+        raise DataError(f"train: row {rows[first]}: {bad[first]} (bad rows: {len(bad)})")
     known = values[~np.isnan(values).any(axis=1)]
-    if not len(known):
-        raise DataError(
-            f"column {name!r}: no value in the training part (its other rows have some); "
-            f'leave it out: --set \'data.columns."{name}"="drop"\''
-        )
     if isinstance(draft, BooleanColumn):
         return BooleanColumn(name=name, missing=missing, typical=bool(known.mean() >= 0.5))
     if isinstance(draft, Column):
@@ -334,8 +363,6 @@ def _categories(array: pa.ChunkedArray, config: DataConfig) -> tuple[tuple[str, 
         text = category_text(entry["values"])
         if text is not None:
             counts[text] = counts.get(text, 0) + entry["counts"]
-    if not counts:
-        raise DataError("a column of categories has no value in the training part")
     ranked = sorted(counts, key=lambda text: (-counts[text], text))
     kept = [text for text in ranked if counts[text] >= config.min_count] or ranked[:1]
     return tuple(sorted(kept[: config.max_categories])), ranked[0]
@@ -346,8 +373,16 @@ def _plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
+def _comparable(array: pa.Array) -> pa.Array:
+    """Dates as texts: Python has neither nanoseconds nor years beyond 9999."""
+    if pa.types.is_timestamp(array.type):
+        # Without its zone, whose rules a text would need.
+        array = array.cast(pa.int64()).cast(pa.timestamp(array.type.unit))
+    return array.cast(pa.string()) if _is_date(array.type) else array
+
+
 def _different(column: pa.ChunkedArray | pa.Array) -> list[object]:
-    return list(pc.unique(_plain(column)).to_pylist())
+    return list(pc.unique(_comparable(_plain(column))).to_pylist())
 
 
 def _some(values: object) -> str:

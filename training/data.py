@@ -181,11 +181,10 @@ def dataset_of_tables(config: DataConfig, tables: dict[str, pa.Table]) -> Datase
     y, labels = read_labels(tables["train"], target)
     label_indices = {"train": y}
     for name in tables.keys() - {"train"}:
-        label_indices[name] = read_labels(tables[name], target, labels)[0]
+        label_indices[name] = read_labels(tables[name], target, labels, name)[0]
     columns, notes = infer_columns(tables["train"], config)
     rows = split_rows(config, labels, label_indices)
-    train = tables["train"].take(pa.array(rows["train"]))
-    spec = describe(columns, train, tables["train"], config)
+    spec = describe(columns, tables["train"], rows["train"], config)
     parts = {}
     for name in _PARTS:
         source = name if name in tables else "train"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from artifacts.configs import NetworkConfig, TableNetwork
+from artifacts.errors import DataError
 from artifacts.inputs import BooleanColumn, CategoryColumn, ImageInput, TableInput
 from artifacts.steps import (
     CategoryEncoding,
@@ -21,6 +22,8 @@ from training.recipe import PixelsConfig
 
 # A value that many rows share gives no more edges than this share of a bin's rows would.
 _SPIKE = 0.1
+# Numbers are cut here for statistics: differences of larger ones may overflow.
+_LARGEST = float(np.finfo(np.float64).max) / 4
 
 
 def preprocessing(
@@ -30,6 +33,7 @@ def preprocessing(
 
     Pictures: as `pixels` says, or / 255, then mean and standard deviation for each channel.
     Tables: one `Encode`, with bins for a table network.
+    Raises DataError where `pixels` is for other channels.
     """
     if isinstance(dataset.input, TableInput):
         assert isinstance(dataset.train.raw, np.ndarray)
@@ -38,6 +42,14 @@ def preprocessing(
     if pixels is None:
         mean, std = _pixel_statistics(dataset)
         return (Scale(factor=1 / 255), Normalize(mean=mean, std=std))
+    channels = dataset.input.channels
+    if not len(pixels.mean) == len(pixels.std) == channels:
+        raise DataError(
+            f"data.pixels: expected mean and std of {channels} channels, found {len(pixels.mean)} "
+            f"and {len(pixels.std)} values"
+        )
+    if pixels.order == "bgr" and channels != 3:
+        raise DataError("data.pixels: order bgr is for pictures of 3 channels, found 1")
     order = (Reorder(channels=(2, 1, 0)),) if pixels.order == "bgr" else ()
     return (*order, Scale(factor=pixels.factor), Normalize(mean=pixels.mean, std=pixels.std))
 
@@ -68,7 +80,7 @@ def _category(values: np.ndarray) -> CategoryEncoding:
 
 
 def _number(values: np.ndarray, bins: int, *, indicate: bool) -> NumberEncoding:
-    known = values[~np.isnan(values)]
+    known = values[~np.isnan(values)].clip(-_LARGEST, _LARGEST)
     low, quarter, median, three_quarters, high = np.quantile(known, [0, 0.25, 0.5, 0.75, 1])
     # Of a normal distribution, its standard deviation.
     scale = (three_quarters - quarter) / 1.349

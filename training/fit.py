@@ -24,8 +24,6 @@ from training.batches import Batches
 from training.optim import learning_rate, make_optimizer
 from training.recipe import AugmentConfig, TrainConfig
 
-_EVAL_BATCH = 1024
-
 
 @dataclass(frozen=True)
 class Epoch:
@@ -248,7 +246,7 @@ def evaluate(network: nn.Module, preprocess: nn.Module, part: Batches) -> tuple[
     """Loss in nats and accuracy, in eval mode."""
     network.eval()
     loss_sum, correct = 0.0, 0
-    for raw, labels in part.all(_EVAL_BATCH):
+    for raw, labels in part.all(part.answered_at_once):
         inputs = preprocess(raw)
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -261,7 +259,9 @@ def evaluate(network: nn.Module, preprocess: nn.Module, part: Batches) -> tuple[
 def probabilities_of(model: nn.Module, part: Batches) -> np.ndarray:
     """The deployed model's probabilities, float32 [N, K], computed on the part's device."""
     with torch.inference_mode():
-        return np.concatenate([model(raw)[1].cpu().numpy() for raw, _ in part.all(_EVAL_BATCH)])
+        return np.concatenate(
+            [model(raw)[1].cpu().numpy() for raw, _ in part.all(part.answered_at_once)]
+        )
 
 
 def compute_precision(network: nn.Module, config: TrainConfig, device: torch.device) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import ValidationError
 
 from artifacts.errors import DataError
 from artifacts.inputs import ImageInput
@@ -86,7 +87,7 @@ def load_pictures(
             found = set().union(*headers.values())
             size = size or _common_size({header[0] for header in found})
             channels = channels or (1 if found and all(gray for _, gray in found) else 3)
-        spec = ImageInput(channels=channels, height=size[0], width=size[1], **options)
+        spec = _spec((channels, *size), options)
         rows = sum(len(part.labels) - len(bad[name]) for name, part in listed.items())
         in_memory = rows * int(np.prod(spec.shape)) <= memory_bytes
         parts = {
@@ -173,8 +174,17 @@ def _from_npz(
         for name, part in read.items()
     }
     _check_classes(labels, parts, parts)
-    spec = ImageInput(channels=found[0], height=found[1], width=found[2], **options)
+    spec = _spec(found, options)
     return PictureSet(source, spec, labels, parts, ())
+
+
+def _spec(shape: tuple[int, ...], options: dict[str, Any]) -> ImageInput:
+    channels, height, width = shape
+    try:
+        return ImageInput(channels=channels, height=height, width=width, **options)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise DataError(f"data.resize: {reason} ({height} x {width} pixels)") from error
 
 
 def _common_size(sizes: set[tuple[int, int]]) -> tuple[int, int]:

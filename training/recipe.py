@@ -289,8 +289,11 @@ def _validate(content: dict[str, Any], label: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(entry) for entry in error.errors()]
-        raise DataError(f"{label}: {'; '.join(lines)}") from error
+        # One line for a key that may be of several types: that of the first.
+        lines: dict[str, str] = {}
+        for entry in error.errors():
+            lines.setdefault(_key(entry), _explain(entry))
+        raise DataError(f"{label}: {'; '.join(lines.values())}") from error
 
 
 def _section(annotation: Any) -> Any:
@@ -298,11 +301,21 @@ def _section(annotation: Any) -> Any:
     return next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)
 
 
+def _key(entry: Any) -> str:
+    """The recipe's key that one of pydantic's errors is about.
+
+    Inside a union the location has the name of a type or a tag, such as "mlp" in
+    model.mlp.hidden or "literal['auto']" in train.epochs: not a key.
+    """
+    tags = {*_KINDS, "int"}
+    types = ("constrained-", "literal[")
+    parts = [str(part) for part in entry["loc"]]
+    return ".".join(part for part in parts if part not in tags and not part.startswith(types))
+
+
 def _explain(entry: Any) -> str:
     """One of pydantic's errors with the recipe's key, and what is allowed there."""
-    # Inside a union the second part is its tag, such as "mlp" in model.mlp.hidden: not a key.
-    location = [part for part in entry["loc"] if part not in _KINDS]
-    key = ".".join(str(part) for part in location)
+    key = _key(entry)
     if entry["type"] == "extra_forbidden":
         section: Any = Recipe
         for part in entry["loc"][:-1]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import re
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ def read_tables(path: Path, test_path: Path | None) -> dict[str, pa.Table]:
     parts = _by_part(path) if path.is_dir() else {"train": [path]}
     if "train" not in parts:
         raise DataError(f"{path}: expected files of a training part too, found {sorted(parts)}")
+    # First, so that it is the others that differ from it.
+    parts = {"train": parts.pop("train"), **parts}
     if test_path is not None:
         parts["test"] = sorted(_files(test_path)) if test_path.is_dir() else [test_path]
     first: pa.Schema | None = None
@@ -40,7 +44,10 @@ def read_tables(path: Path, test_path: Path | None) -> dict[str, pa.Table]:
             first = table.schema if first is None else first
             _check_same(file, table.schema, first)
             pieces.append(table.select(first.names))
-        tables[name] = pa.concat_tables(pieces, promote_options="permissive")
+        try:
+            tables[name] = pa.concat_tables(pieces, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(f"{files[0].parent}: files of different types: {error}") from error
         if len(tables[name]) == 0:
             raise DataError(f"{files[0]}: no rows")
     return tables
@@ -49,14 +56,14 @@ def read_tables(path: Path, test_path: Path | None) -> dict[str, pa.Table]:
 def read_table(path: Path) -> pa.Table:
     """One file. Raises DataError naming it."""
     try:
+        if not path.exists():
+            raise DataError("no such file or folder")
         if path.name.endswith((".csv", ".csv.gz")):
             table = _read_csv(path)
         elif path.name.endswith(".parquet"):
-            table = pq.read_table(path)
+            table = _read_parquet(path)
         elif path.name.endswith(".npz"):
             table = _read_npz(path)
-        elif not path.exists():
-            raise DataError("no such file or folder")
         else:
             raise DataError(f"expected a file that ends in {', '.join(SUFFIXES)}")
         twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
@@ -64,8 +71,22 @@ def read_table(path: Path) -> pa.Table:
             raise DataError(f"column twice: {', '.join(map(repr, twice))}")
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    except (pa.ArrowException, OSError, ValueError, EOFError) as error:
+    except (
+        pa.ArrowException, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error
+    ) as error:  # fmt: skip
         raise DataError(f"{path}: cannot be read: {error}") from error
+    return table
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        table = file.read()
+    # Nothing else looks whether texts are UTF-8.
+    table.validate(full=True)
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            values = table.column(index).cast(field.type.value_type)
+            table = table.set_column(index, field.name, values)
     return table
 
 
@@ -107,9 +128,11 @@ def _check_utf8(path: Path) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")()
     lines = 1
     with pa.input_stream(str(path)) as stream:
-        while block := stream.read(_BLOCK):
+        block = None
+        while block != b"":
+            block = stream.read(_BLOCK)
             try:
-                lines += decoder.decode(block).count("\n")
+                lines += decoder.decode(block, final=block == b"").count("\n")
             except UnicodeDecodeError as error:
                 line = lines + error.object[: error.start].count(b"\n")
                 raise DataError(
@@ -120,20 +143,25 @@ def _check_utf8(path: Path) -> None:
 
 def _read_npz(path: Path) -> pa.Table:
     """Arrays x, numbers [N, D], and y, [N]; columns, [D], may name x's columns."""
+    if not zipfile.is_zipfile(path):
+        raise DataError("expected an .npz file of arrays x and y, found something else")
     with np.load(path, allow_pickle=False) as arrays:
         absent = {"x", "y"} - set(arrays.files)
         if absent:
             raise DataError(f"expected arrays x and y, found {arrays.files}")
         x, y = arrays["x"], arrays["y"]
         names = arrays["columns"].tolist() if "columns" in arrays.files else None
-    if x.ndim != 2 or x.dtype.kind not in "fiub" or y.shape != (len(x),):
+    good = x.ndim == 2 and x.dtype.kind in "fiub" and y.dtype.kind in "fiubU"
+    if not good or y.shape != (len(x),):
         raise DataError(
             "expected numbers x [N, D] and labels y [N], "
             f"found x {x.dtype} {list(x.shape)} and y {y.dtype} {list(y.shape)}"
         )
     names = names or [f"x{index}" for index in range(x.shape[1])]
-    if len(names) != x.shape[1] or "y" in names:
-        raise DataError(f"columns: expected {x.shape[1]} names other than 'y', found {names}")
+    if len(names) != x.shape[1] or len({*names, "y"}) != len(names) + 1:
+        raise DataError(
+            f"columns: expected {x.shape[1]} different names other than 'y', found {names}"
+        )
     columns = dict(zip(map(str, names), map(pa.array, x.T.copy()), strict=True))
     return pa.table(columns | {"y": pa.array(y)})
 
@@ -167,7 +195,19 @@ def _check_same(file: Path, found: pa.Schema, expected: pa.Schema) -> None:
         )
     for name in expected.names:
         theirs, ours = found.field(name).type, expected.field(name).type
-        if theirs != ours and pa.types.is_string(theirs) != pa.types.is_string(ours):
+        if len({_family(theirs), _family(ours)} - {"nothing"}) > 1:
             raise DataError(
                 f"{file}: column {name!r}: expected {ours} as in the first file, found {theirs}"
             )
+
+
+def _family(kind: pa.DataType) -> str:
+    """What goes together in one column, whatever its width; a column of null goes with all."""
+    types = pa.types
+    if types.is_null(kind):
+        return "nothing"
+    if types.is_string(kind) or types.is_large_string(kind):
+        return "texts"
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
+        return "numbers"
+    return "dates" if types.is_date(kind) or types.is_timestamp(kind) else str(kind)

@@ -46,9 +46,11 @@ def with_backbone_defaults(recipe: Recipe) -> Recipe:
     update: dict[str, Any] = {"channels": data.channels or 3}
     if data.size is None:
         (side,), (resize,) = preset.crop_size, preset.resize_size
-        update |= {"size": (side, side), "interpolation": preset.interpolation.value}
+        update["size"] = (side, side)
         if data.fit == "crop":
             update["resize"] = data.resize or resize
+    if "interpolation" not in data.model_fields_set:
+        update["interpolation"] = preset.interpolation.value
     if data.pixels is None and recipe.transfer.weights != "none":
         centered = name in _CENTERED
         mean = (0.5,) * 3 if centered else tuple(preset.mean)
@@ -159,7 +161,7 @@ def _read_weights(recipe: Recipe) -> dict[str, torch.Tensor]:
         raise DataError(f"transfer.weights {path.name}: cannot be read: {reason}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
         raise DataError(f"transfer.weights {path.name}: expected a state_dict of tensors")
     return state
