@@ -7,7 +7,7 @@ from typing import Any
 
 from artifacts.cells import encode_columns
 from artifacts.inputs import BooleanColumn, CategoryColumn, Column, DateColumn, TableInput
-from artifacts.summary import _column_lines, describe_input
+from artifacts.summary import column_lines, describe_input
 from serving.example import example_instance
 from serving.openapi import _instance_schema
 
@@ -31,11 +31,11 @@ def test_columns_are_shown_with_their_types() -> None:
     assert describe_input(TableInput(columns=SPEC.columns[:1])) == "1 column of numbers: age"
     many = tuple(SPEC.columns[0].model_copy(update={"name": f"c{i}"}) for i in range(31))
     assert describe_input(TableInput(columns=many)).endswith(", c29 and 1 more")
-    assert _column_lines(TableInput(columns=many)) == []
+    assert column_lines(TableInput(columns=many)) == []
 
 
 def test_each_column_has_a_line() -> None:
-    assert [line.split() for line in _column_lines(SPEC)] == [
+    assert [line.split() for line in column_lines(SPEC)] == [
         ["age", "number", "17", "to", "90", "missing:", "refused"],
         ["member", "boolean", "true", "or", "false", "missing:", "answered"],
         ["work", "category", "2", "categories:", "Private,", "State", "missing:", "refused"],

@@ -17,7 +17,7 @@ def test_each_builtin_recipe_is_found_by_its_file_name() -> None:
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
-    with pytest.raises(DataError, match=r"no recipe named 'digit'.*breast-cancer, digits"):
+    with pytest.raises(DataError, match=r"no recipe named 'digit'.*breast-cancer, .*digits"):
         load_recipe("digit")
 
 
@@ -30,7 +30,7 @@ def test_an_unknown_recipe_lists_those_there_are() -> None:
         ("train.epochs=0", r"train\.epochs: .*greater than or equal to 1, found 0"),
         ("train.epochs=many", r"train\.epochs: .*found 'many'"),
         ("train.lr=nan", r"train\.lr: .*finite"),
-        ("model.kind=forest", r"model: .*'linear', 'mlp'"),
+        ("model.kind=forest", "model.kind: expected one of linear, mlp, table"),
         ("data.source=imagenet", r"data\.source: .*'imagenet'"),
         ("train.epochs", "expected key=value"),
         ("=3", "expected key=value"),
