@@ -24,13 +24,15 @@ _LONGEST_VALUES = 60
 def summary_lines(bundle: Bundle) -> list[str]:
     """What a person wants to know of a bundle first."""
     manifest = bundle.manifest
+    columns = column_lines(manifest.input)
+    takes = f"{len(columns)} columns" if columns else describe_input(manifest.input)
     lines = [
         manifest.reference,
         f"  path       {bundle.path}",
         f"  created    {manifest.created}",
         f"  task       {manifest.task}: {', '.join(manifest.labels)}",
-        f"  input      {describe_input(manifest.input)}",
-        *(f"  column     {line}" for line in column_lines(manifest.input)),
+        f"  input      {takes}",
+        *(f"  column     {line}" for line in columns),
         f"  network    {manifest.network.kind}, {manifest.parameters:,} parameters",
         f"  data       {manifest.data.source}, fingerprint {manifest.data.fingerprint[:16]}",
         *(f"  note       {note}" for note in manifest.data.notes),

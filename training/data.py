@@ -40,7 +40,7 @@ _PARTS = ("train", "validation", "test")
 class Part:
     """raw: [N, *input shape] uint8 or float64; labels: int64 [N], indices of classes.
 
-    digests: one for each row's raw input, where rows are not all in memory.
+    digests: one for each row's raw input, where rows may not all be in memory.
     """
 
     raw: np.ndarray | Pictures
@@ -75,8 +75,9 @@ class Dataset:
         """What the manifest says of the data."""
         digest = hashlib.sha256()
         for name, part in self.parts.items():
-            rows = part.raw if isinstance(part.raw, np.ndarray) else part.digests
-            assert rows is not None
+            # The digests, so that it does not matter whether pictures fit in memory.
+            rows = part.raw if part.digests is None else part.digests
+            assert isinstance(rows, np.ndarray)
             for array in (rows, part.labels):
                 digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
                 digest.update(np.ascontiguousarray(array).view(np.uint8).data)
@@ -165,7 +166,7 @@ def load_table(config: DataConfig) -> Dataset:
     if config.path is None or config.target is None:
         raise DataError("a table needs --data FILE and --target COLUMN")
     tables = read_tables(Path(config.path), config.test_path and Path(config.test_path))
-    return dataset_of_tables(config, tables)
+    return dataclasses.replace(dataset_of_tables(config, tables), source=Path(config.path).name)
 
 
 def dataset_of_tables(config: DataConfig, tables: dict[str, pa.Table]) -> Dataset:
@@ -227,7 +228,8 @@ def _load_pictures(config: DataConfig) -> Dataset:
         )
         for name, rows in named.items()
     }
-    return dataclasses.replace(dataset, notes=(*found.notes, *find_leaks(everyone)))
+    notes = (*found.notes, *find_leaks(everyone))
+    return dataclasses.replace(dataset, source=found.source, notes=notes)
 
 
 def split(

@@ -5,6 +5,7 @@ recipe = load_recipe("digits", ["train.epochs=5", "model.hidden=[32]"])
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -34,6 +35,8 @@ _KINDS: dict[Any, type[BaseModel]] = {
     "resnet": ResnetNetwork,
     "torchvision": TorchvisionNetwork,
 }
+# key=value, where "=" in a quoted part of the key does not end it.
+_OVERRIDE = re.compile(r'((?:[^="]|"[^"]*")+)=(.*)', re.DOTALL)
 EMBEDDED = ("digits", "breast-cancer")
 Source = Literal["digits", "breast-cancer", "fashion-mnist", "mnist", "cifar10", "table", "images"]
 ColumnType = Literal["number", "boolean", "category", "date", "drop"]
@@ -274,15 +277,31 @@ def _folder() -> resources.abc.Traversable:
 
 
 def _parse_override(text: str) -> tuple[list[str], Any]:
-    key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
+    match = _OVERRIDE.fullmatch(text)
+    parts = [] if match is None else _key_parts(match[1])
+    if match is None or not parts:
         raise DataError(f"--set {text!r}: expected key=value, such as train.epochs=5")
+    value = match[2]
     try:
         parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return parts, value.strip()
     return parts, parsed["value"] if len(parsed) == 1 else value.strip()
+
+
+def _key_parts(key: str) -> list[str]:
+    """A dotted key as TOML reads it, parts in quotes too; [] where it is none."""
+    try:
+        level: Any = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        # Column names that TOML wants in quotes are taken without them.
+        parts = [part.strip().strip('"') for part in key.split(".")]
+        return parts if all(parts) else []
+    parts = []
+    while isinstance(level, dict):
+        ((part, level),) = level.items()
+        parts.append(part)
+    return parts
 
 
 def _validate(content: dict[str, Any], label: str) -> Recipe:
