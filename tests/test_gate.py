@@ -22,6 +22,7 @@ from artifacts.configs import (
     MlpNetwork,
     ResnetNetwork,
     TableNetwork,
+    TorchvisionNetwork,
 )
 from artifacts.errors import BundleError, ParityError
 from artifacts.inputs import (
@@ -44,6 +45,7 @@ from artifacts.steps import (
     Fill,
     Normalize,
     NumberEncoding,
+    Reorder,
     Scale,
 )
 from artifacts.vetting import ALLOWED_OPERATORS
@@ -91,6 +93,13 @@ PICTURE = ImageInput(channels=3, height=9, width=8)
 ODD_PICTURE = ImageInput(channels=3, height=14, width=14)
 PICTURE_STEPS = (Scale(factor=1 / 255), Normalize(mean=(0.5,) * 3, std=(0.3,) * 3))
 
+PHOTO = ImageInput(channels=3, height=33, width=40)
+BGR_STEPS = (
+    Reorder(channels=(2, 1, 0)),
+    Scale(factor=1.0),
+    Normalize(mean=(103.939, 116.779, 123.68), std=(60.0, 60.0, 60.0)),
+)
+
 
 def quiet(_: str) -> None:
     pass
@@ -137,6 +146,8 @@ CASES = [
     (PICTURE, PICTURE_STEPS, CnnNetwork(channels=(6,), pooling="max", activation="silu"), 2),
     (ODD_PICTURE, PICTURE_STEPS, CnnNetwork(channels=(5,), depth=1), 4),
     (PICTURE, PICTURE_STEPS, ResnetNetwork(channels=(4, 6, 9), pairs=(1, 1)), 3),
+    (PHOTO, BGR_STEPS, TorchvisionNetwork(kind="torchvision:squeezenet1_1"), 2),
+    (PHOTO, BGR_STEPS, TorchvisionNetwork(kind="torchvision:resnet18"), 3),
 ]
 
 

@@ -96,7 +96,8 @@ def parity_gate(
             name: {str(size): dataclasses.asdict(tally) for size, tally in by_size.items()}
             for name, by_size in tallies.items()
         },
-        "one_answer": "each row has the same bits in model.onnx at all batch sizes",
+        "one_answer": f"each of {len(spread) + len(edges)} rows has the same bits in model.onnx "
+        "at all batch sizes",
     }
 
 
