@@ -41,8 +41,10 @@ def recipes() -> None:
     """
     from training.recipe import builtin_recipes
 
-    for name, recipe in builtin_recipes().items():
-        _print(f"{name:<16}{recipe.summary}")
+    known = builtin_recipes()
+    width = max(map(len, known))
+    for name, recipe in known.items():
+        _print(f"{name:<{width}}  {recipe.summary}")
 
 
 @app.command()

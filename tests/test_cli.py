@@ -31,7 +31,8 @@ def test_recipes_are_listed_one_a_line() -> None:
     result = parityline("recipes")
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines] == [
-        "breast-cancer", "digits", "fashion-mnist", "mnist",
+        "breast-cancer", "cifar10", "cifar10-resnet", "digits", "digits-cnn", "fashion-mnist",
+        "fashion-mnist-cnn", "fashion-mnist-resnet", "images", "mnist", "table",
     ]  # fmt: skip
 
 

@@ -204,7 +204,7 @@ class Recipe(Frozen):
 def builtin_recipes() -> dict[str, Recipe]:
     """The recipes that come with Parityline, by name."""
     recipes = {}
-    for file in sorted(_folder().iterdir(), key=lambda entry: entry.name):
+    for file in sorted(_folder().iterdir(), key=lambda entry: entry.name.removesuffix(".toml")):
         if file.name.endswith(".toml"):
             recipe = _validate(tomllib.loads(file.read_text(encoding="utf-8")), file.name)
             recipes[recipe.name] = recipe
