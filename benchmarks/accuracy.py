@@ -97,7 +97,7 @@ MEASUREMENTS = {
     ),
     "fashion-6000-cnn": Measurement(
         "Fashion-MNIST, 6,000 training images", "cnn", "fashion-mnist-cnn", "fashion-mnist",
-        options=(*SIX_THOUSAND, "train.epochs=30", "train.batch_size=64"),
+        options=(*SIX_THOUSAND, "train.epochs=20", "train.batch_size=64"),
         goal="0.900 in 10 min", baselines=False,
     ),
     "cifar10": Measurement(

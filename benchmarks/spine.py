@@ -54,7 +54,6 @@ def main() -> None:
         lines.append(row("digits", arguments.seeds))
         lines.append(row("breast-cancer", 2 * arguments.seeds))
         lines.append(row("fashion-mnist", 3, "--data", folder))
-        lines += []
         lines += ["", *serve_and_score(Path(folder), Path(temporary)), ""]
     write(TITLE, lines)
 

@@ -38,6 +38,8 @@ from artifacts.inputs import (
 from training.recipe import ColumnType, DataConfig
 
 MAX_LABELS = 1000
+# Where numbers with decimals are among them.
+_MOST_FRACTIONS = 20
 # A column of mixed cells is one of texts while it has at most so many different numbers.
 _FEW_NUMBERS = 20
 _FEW_AT_ONCE = 5
@@ -93,14 +95,20 @@ def read_labels(
                 )
     if len(found) < 2 and known is None:
         raise DataError(f"{column}: expected at least two labels, found {_some(found)}")
-    if len(found) > MAX_LABELS:
+    most = MAX_LABELS if all(map(_is_name, found)) else _MOST_FRACTIONS
+    if len(found) > most:
         raise DataError(
-            f"{column}: expected at most {MAX_LABELS} labels, found {len(found)} "
-            "different values: is it a quantity rather than a class?"
+            f"{column}: expected at most {most} labels, found {len(found)} different values: "
+            "is it a quantity rather than a class?"
         )
     names = known or tuple(sorted(found, key=_label_order(found)))
     index = {text: position for position, text in enumerate(names)}
     return np.array([index[text] for text in texts], dtype=np.int64), names
+
+
+def _is_name(text: str) -> bool:
+    """Whether a label is anything but a number with decimals."""
+    return "." not in text or _fails(parse_number, text)
 
 
 def _label_order(texts: set[str]) -> Callable[[str], object]:

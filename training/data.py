@@ -166,7 +166,11 @@ def load_table(config: DataConfig) -> Dataset:
     if config.path is None or config.target is None:
         raise DataError("a table needs --data FILE and --target COLUMN")
     tables = read_tables(Path(config.path), config.test_path and Path(config.test_path))
-    return dataclasses.replace(dataset_of_tables(config, tables), source=Path(config.path).name)
+    try:
+        dataset = dataset_of_tables(config, tables)
+    except DataError as error:
+        raise DataError(f"{config.path}: {error}") from error
+    return dataclasses.replace(dataset, source=Path(config.path).name)
 
 
 def dataset_of_tables(config: DataConfig, tables: dict[str, pa.Table]) -> Dataset:
