@@ -122,13 +122,21 @@ def free_port() -> int:
 def start_server(log: Path, **environment: str) -> Server:
     """`bentoml serve` with these variables, not waited for."""
     port = free_port()
+    # BentoML keeps its metrics under its home, and each start empties them for everyone there.
+    home = log.parent / f"bentoml-{port}"
+    home.mkdir()
     command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Classifier"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     with log.open("w") as output:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, "BENTOML_DO_NOT_TRACK": "true", **environment},
+            env={
+                **os.environ,
+                "BENTOML_DO_NOT_TRACK": "true",
+                "BENTOML_HOME": str(home),
+                **environment,
+            },
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
