@@ -235,6 +235,10 @@ def lines(record: dict[str, Any]) -> list[str]:
         "Seconds are those that the processor spent, all of it in one thread, import, export, "
         "gate and release included: the clock of a shared machine says more of others.",
         "",
+        "The settings of breast-cancer and of fashion-6000 were searched for again, on other "
+        "folds and rows, after an earlier one had missed its goal on these: AUC 0.9952, accuracy "
+        "0.864. Rows were measured at several commits of the same work.",
+        "",
         "| set | model | n | test accuracy | AUC | log loss | gap | CPU seconds, median | goal "
         "| published |",
         "|---|---|---|---|---|---|---|---|---|---|",
