@@ -54,6 +54,22 @@ class Metrics(Frozen):
     auc: Estimate | None = None
 
 
+class Epoch(Frozen):
+    """One epoch of training. Losses in nats; those of the training part were measured while it was
+    trained on, with augmentation and dropout.
+
+    lr: of the epoch's last step. gradient_norm: of the last step where it was measured.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    lr: float
+    gradient_norm: float | None = None
+
+
 class DataInfo(Frozen):
     """Where the labelled rows came from. fingerprint: sha256 over arrays, labels and split.
 
@@ -105,6 +121,8 @@ class Manifest(Frozen):
     temperature: float = Field(default=1.0, gt=0)
     max_batch_size: int = Field(ge=1)
     metrics: dict[str, Metrics]
+    history: tuple[Epoch, ...] = ()
+    kept_epoch: int | None = None
     recipe: dict[str, Any]
     seed: int
     data: DataInfo

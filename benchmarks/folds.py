@@ -15,9 +15,11 @@ from benchmarks.baselines import Figures, baselines_on
 from training.batches import Batches
 from training.data import Dataset, Part, assemble, breast_cancer_table, dataset_of_tables, digits
 from training.encoding import preprocessing
-from training.fit import fit, probabilities_of, resolve_schedule
+from training.evaluation import probabilities_of
+from training.fit import fit
 from training.metrics import classification_metrics
 from training.recipe import Recipe, load_recipe
+from training.schedule import resolve_schedule
 
 # Only to be shown while training: what is kept does not depend on it (train.keep = "last").
 _VALIDATION = 0.05
@@ -53,7 +55,7 @@ def run(recipe: Recipe, dataset: Dataset, seed: int) -> Figures:
     network.to(memory_format=torch.channels_last)
     model = DeployedClassifier(Preprocess(steps, dataset.input.shape), network, 1.0)
     parts = {name: Batches(part, torch.device("cpu")) for name, part in dataset.parts.items()}
-    fit(network, model.preprocess, parts["train"], parts["validation"], config, lambda _: None)
+    fit(network, model.preprocess, parts["train"], parts["validation"], config, lambda *_: None)
     model.eval()
     train, test = (
         classification_metrics(probabilities_of(model, parts[name]), dataset.parts[name].labels)

@@ -16,7 +16,8 @@ from artifacts.networks import build_network
 from training.augment import _turned, augment_pixels, cut_out, mix
 from training.batches import Batches
 from training.data import Part
-from training.fit import _inputs, evaluate, fit
+from training.evaluation import evaluate
+from training.fit import _inputs, fit
 from training.recipe import AugmentConfig, TrainConfig
 
 CPU = torch.device("cpu")
@@ -238,7 +239,7 @@ def test_evaluation_never_changes_its_pictures() -> None:
 
     config = TrainConfig(epochs=1, batch_size=8, augment=EVERYTHING, precision="float32")
     held = Batches(part, CPU)
-    result = fit(network, Floats(), held, held, config, lambda _: None)
+    result = fit(network, Floats(), held, held, config, lambda *_: None)
     first = evaluate(network, Floats(), held)
     assert evaluate(network, Floats(), held) == first
     (record,) = result.history
@@ -255,6 +256,6 @@ def test_tables_are_trained_with_mixup() -> None:
             epochs=2, batch_size=8, augment=AugmentConfig(mixup=mixup, cutmix=1.0, flip=True)
         )
         held = Batches(part, CPU)
-        fit(network, nn.Identity(), held, held, config, lambda _: None)
+        fit(network, nn.Identity(), held, held, config, lambda *_: None)
         states.append(network[1].weight.detach().clone())
     assert not torch.equal(*states)

@@ -59,7 +59,7 @@ def test_training_gives_bitwise_the_same_weights(place: Path, workers: int) -> N
         network = build_network(CnnNetwork(channels=(4,), depth=1), (3, 6, 8), steps, 2)
         batches = Batches(part(place, memory_bytes), CPU, workers)
         config = TrainConfig(epochs=2, batch_size=8, augment=AugmentConfig(flip=True, crop=1))
-        fit(network, Preprocess(steps, (3, 6, 8)), batches, batches, config, lambda _: None)
+        fit(network, Preprocess(steps, (3, 6, 8)), batches, batches, config, lambda *_: None)
         states.append(network.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 

@@ -155,7 +155,7 @@ def test_a_pickled_tensor_in_an_export_is_never_loaded(
     payload = rewritten(bundle.read("model.pt2"), armed)
     assert b'"use_pickle": true' in payload
     if not vetted:
-        monkeypatch.setattr("artifacts.backends.vet_export", lambda _: None)
+        monkeypatch.setattr("artifacts.backends.vet_export", lambda *_: None)
     reason = "it holds a pickled tensor" if vetted else "UnpicklingError"
     with pytest.raises(BundleError, match=rf"model\.pt2: cannot load it: {reason}"):
         open_export(payload, "cpu")

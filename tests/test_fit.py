@@ -12,18 +12,21 @@ from torch import nn
 
 from artifacts.configs import LinearNetwork, MlpNetwork
 from artifacts.errors import DataError
+from artifacts.manifest import Epoch
 from artifacts.networks import build_network
 from training.batches import Batches
 from training.data import Part
-from training.fit import Epoch, fit, loss_of, predicted_class
+from training.fit import fit
+from training.losses import loss_of, predicted_class
 from training.metrics import (
     classification_metrics,
     confusion_matrix,
     mean_interval,
     wilson_interval,
 )
-from training.optim import learning_rate, make_optimizer
+from training.optim import make_optimizer
 from training.recipe import TrainConfig
+from training.schedule import learning_rate
 
 CPU = torch.device("cpu")
 
@@ -47,7 +50,7 @@ def train(config: TrainConfig, classes: int = 3, count: int = 300, model=None):
     seen: list[Epoch] = []
     result = fit(
         network, nn.Identity(), batches(rows(count, classes)), batches(rows(100, classes, seed=5)),
-        config, seen.append,
+        config, lambda record, _: seen.append(record),
     )  # fmt: skip
     return network, result, seen
 
@@ -198,7 +201,7 @@ def test_a_validation_loss_that_is_no_number_stops_too() -> None:
     with pytest.raises(DataError, match=r"the loss became \d.*\(validation nan\) in epoch 1"):
         fit(
             network, nn.Identity(), batches(rows(100)), batches(spoiled), TrainConfig(epochs=2),
-            lambda _: None,
+            lambda *_: None,
         )  # fmt: skip
 
 
@@ -214,7 +217,7 @@ def test_dropout_depends_on_the_recipes_seed_alone() -> None:
             batches(rows(100)),
             batches(rows(50, seed=5)),
             TrainConfig(epochs=1),
-            lambda _: None,
+            lambda *_: None,
         )
         states.append(network.state_dict())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])

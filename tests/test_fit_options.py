@@ -14,23 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from artifacts.configs import CnnNetwork, LinearNetwork, MlpNetwork, TableNetwork
+from artifacts.manifest import Epoch
 from artifacts.networks import build_network
 from artifacts.steps import CategoryEncoding, Encode, NumberEncoding
 from tests.test_fit import CPU, batches, rows
 from training.batches import Batches
 from training.data import Part
-from training.fit import (
-    Backbone,
-    Epoch,
-    class_weights,
-    compute_precision,
-    fit,
-    loss_of,
-    predicted_class,
-    resolve_schedule,
-)
-from training.optim import learning_rate, make_optimizer
+from training.fit import Backbone, fit
+from training.losses import class_weights, loss_of, predicted_class
+from training.optim import make_optimizer
+from training.precision import compute_precision
 from training.recipe import TrainConfig
+from training.schedule import learning_rate, resolve_schedule
 
 
 class Watched(nn.Module):
@@ -57,7 +52,14 @@ def train(
     seen: list[Epoch] = []
     part = part or rows(128)
     held = held or rows(60, seed=5)
-    result = fit(network, nn.Identity(), batches(part), batches(held), config, seen.append)
+    result = fit(
+        network,
+        nn.Identity(),
+        batches(part),
+        batches(held),
+        config,
+        lambda record, _: seen.append(record),
+    )
     return network, result, seen
 
 
@@ -268,7 +270,7 @@ def test_a_frozen_backbone_stays_bit_for_bit_and_then_learns() -> None:
         epochs=4, batch_size=16, lr=0.01, warmup=0, keep="last", precision="float32"
     )
 
-    def keep(_: Epoch) -> None:
+    def keep(_: Epoch, seconds: float) -> None:
         snapshots.append(copy.deepcopy(network.state_dict()))
 
     backbone = Backbone(head, freeze_epochs=2, lr=0.1)
@@ -300,7 +302,7 @@ def test_a_backbone_learns_at_its_share_of_the_rate() -> None:
             precision="float32",
         )  # fmt: skip
         backbone = Backbone(head, freeze_epochs=0, lr=share)
-        fit(network, nn.Identity(), held, held, config, lambda _: None, backbone)
+        fit(network, nn.Identity(), held, held, config, lambda *_: None, backbone)
         moved.append({k: v - before[k] for k, v in network.named_parameters()})
     for name, value in moved[0].items():
         expected = value if name in head else value / 4
@@ -318,7 +320,7 @@ def test_bfloat16_is_for_convolutions_and_ends_in_float32() -> None:
                 np.arange(32) % 3)  # fmt: skip
     held = Batches(part, CPU)
     config = TrainConfig(epochs=1, batch_size=16, precision="bfloat16", ema=0.9)
-    result = fit(network, nn.Identity(), held, held, config, lambda _: None)
+    result = fit(network, nn.Identity(), held, held, config, lambda *_: None)
     assert {v.dtype for v in network.state_dict().values() if v.is_floating_point()} == {
         torch.float32
     }

@@ -6,36 +6,25 @@ the very preprocessing that is exported.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from artifacts.errors import DataError
+from artifacts.manifest import Epoch
 from training.augment import augment_pixels, cut_out, mix
 from training.batches import Batches
-from training.optim import learning_rate, make_optimizer
+from training.evaluation import evaluate
+from training.losses import class_weights, loss_of, predicted_class
+from training.optim import make_optimizer
+from training.precision import autocast
 from training.recipe import AugmentConfig, TrainConfig
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch's figures; losses in nats, the training ones measured while training."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    lr: float
-    seconds: float
+from training.schedule import learning_rate
 
 
 @dataclass(frozen=True)
@@ -66,14 +55,14 @@ def fit(
     train: Batches,
     validation: Batches,
     config: TrainConfig,
-    show: Callable[[Epoch], None],
+    show: Callable[[Epoch, float], None],
     backbone: Backbone | None = None,
 ) -> Fit:
     """Train `network` in place and leave it, in eval mode, with the weights that config.keep names.
 
     network: float32 [N, ...] -> logits [N, K], [N, 1] for two classes, or while training
     [N, members, ...] of either; on the batches' device. preprocess: raw [N, ...] -> float32; on
-    the same device. show: called after each epoch.
+    the same device. show: called after each epoch, with its seconds.
     The order of rows, the augmentation and the dropout masks depend on config.seed alone.
     Raises DataError when the loss is no longer finite.
     """
@@ -92,7 +81,7 @@ def fit(
     if used < 2:
         raise DataError(f"training needs at least 2 rows, found {train.rows}")
     steps = math.ceil(used / config.batch_size)
-    cast = _autocast(network, config, device)
+    cast = autocast(network, config, device)
     averaged = copy.deepcopy(network) if config.ema else network
     step, history = 0, []
     best: tuple[float, float] = (math.inf, math.inf)
@@ -150,10 +139,9 @@ def fit(
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
             lr=lr,
-            seconds=time.perf_counter() - began,
         )
         history.append(record)
-        show(record)
+        show(record, time.perf_counter() - began)
         figures = (validation_loss, -validation_accuracy)
         if config.monitor == "accuracy":
             figures = (figures[1], figures[0])
@@ -169,16 +157,6 @@ def fit(
     return Fit(tuple(history), kept_epoch, stopped_early=len(history) < config.epochs)
 
 
-def resolve_schedule(config: TrainConfig, rows: int) -> TrainConfig:
-    """The config with epochs and batch size as numbers, fitted to so many rows where "auto"."""
-    batch_size, epochs = config.batch_size, config.epochs
-    if batch_size == "auto":
-        batch_size = min(256, max(32, 2 ** round(math.log2(max(1, rows / 30)))))
-    if epochs == "auto":
-        epochs = min(100, max(15, round(1200 / math.ceil(rows / batch_size))))
-    return config.model_copy(update={"batch_size": batch_size, "epochs": epochs})
-
-
 def _inputs(
     raw: Tensor, preprocess: nn.Module, config: AugmentConfig
 ) -> tuple[Tensor, Tensor | None, float]:
@@ -192,101 +170,6 @@ def _inputs(
     if config.mixup or (config.cutmix and pictures):
         return mix(inputs, config)
     return inputs, None, 1.0
-
-
-def loss_of(
-    logits: Tensor,
-    labels: Tensor,
-    label_smoothing: float = 0.0,
-    class_weights: Tensor | None = None,
-) -> Tensor:
-    """Mean loss in nats: BCE with logits for one logit, cross-entropy for one a class.
-
-    logits: [N, K], [N, 1], or either for each of M members, [N, M, ...], whose losses are
-    averaged. labels: int64 [N]. class_weights: float32 [K], what a row of each class counts.
-    """
-    logits = logits.float()
-    if logits.ndim == 3:
-        labels = labels.repeat_interleave(logits.shape[1])
-        logits = logits.flatten(0, 1)
-    if logits.shape[1] == 1:
-        targets = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
-        losses = functional.binary_cross_entropy_with_logits(
-            logits[:, 0], targets, reduction="none"
-        )
-    else:
-        losses = functional.cross_entropy(
-            logits, labels, reduction="none", label_smoothing=label_smoothing
-        )
-    if class_weights is None:
-        return losses.mean()
-    weights = class_weights[labels]
-    return (losses * weights).sum() / weights.sum()
-
-
-def class_weights(labels: Tensor, config: TrainConfig) -> Tensor | None:
-    """rows / (classes * rows of the class), float32 [K], where config asks for balance."""
-    if config.class_weight == "none":
-        return None
-    counts = torch.bincount(labels)
-    return (len(labels) / (len(counts) * counts.clamp(min=1))).float()
-
-
-def predicted_class(logits: Tensor) -> Tensor:
-    """The most probable class, int64 [N]; of members, by their mean logits."""
-    if logits.ndim == 3:
-        logits = logits.mean(dim=1)
-    if logits.shape[1] == 1:
-        return (logits[:, 0] > 0).to(torch.int64)
-    return logits.argmax(dim=1)
-
-
-@torch.no_grad()
-def evaluate(network: nn.Module, preprocess: nn.Module, part: Batches) -> tuple[float, float]:
-    """Loss in nats and accuracy, in eval mode."""
-    network.eval()
-    loss_sum, correct = 0.0, 0
-    for raw, labels in part.all(part.answered_at_once):
-        inputs = preprocess(raw)
-        if inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        logits = network(inputs)
-        loss_sum += loss_of(logits, labels).item() * len(labels)
-        correct += int((predicted_class(logits) == labels).sum().item())
-    return loss_sum / part.rows, correct / part.rows
-
-
-def probabilities_of(model: nn.Module, part: Batches) -> np.ndarray:
-    """The deployed model's probabilities, float32 [N, K], computed on the part's device."""
-    with torch.inference_mode():
-        return np.concatenate(
-            [model(raw)[1].cpu().numpy() for raw, _ in part.all(part.answered_at_once)]
-        )
-
-
-def compute_precision(network: nn.Module, config: TrainConfig, device: torch.device) -> str:
-    """ "float32" or "bfloat16", resolved.
-
-    On CPU bfloat16 convolutions are the faster ones only with AMX (6 times, where it was
-    measured: two cores of a Xeon, 64 -> 128 channels); linear layers are too small to gain.
-    """
-    if config.precision != "auto":
-        return config.precision
-    convolves = any(isinstance(module, nn.Conv2d) for module in network.modules())
-    fast = (
-        torch.cuda.is_bf16_supported(including_emulation=False)
-        if device.type == "cuda"
-        else torch.cpu._is_amx_tile_supported()
-    )
-    return "bfloat16" if convolves and fast else "float32"
-
-
-def _autocast(
-    network: nn.Module, config: TrainConfig, device: torch.device
-) -> Callable[[], contextlib.AbstractContextManager[object]]:
-    if compute_precision(network, config, device) == "float32":
-        return contextlib.nullcontext
-    return lambda: torch.autocast(device.type, torch.bfloat16)
 
 
 def _set_frozen(network: nn.Module, backbone: Backbone, *, frozen: bool) -> None:

@@ -1,8 +1,7 @@
-"""The optimizer and its learning rate."""
+"""The optimizer."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 
 import torch
@@ -42,21 +41,3 @@ def make_optimizer(
         )
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     return kind(settings, lr=config.lr, betas=(0.9, config.beta2), fused=True)
-
-
-def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """The rate of one step: linear warm-up, then constant, half a cosine or a line down to zero.
-
-    Loshchilov and Hutter 2017 (without restarts); the warm-up as in Goyal et al. 2017.
-    """
-    warmup = round(config.warmup * steps_per_epoch)
-    if step < warmup:
-        return config.lr * ((step + 1) / warmup)
-    if config.schedule == "constant":
-        return config.lr
-    assert config.epochs != "auto"
-    total = config.epochs * steps_per_epoch
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    if config.schedule == "linear":
-        return config.lr * (1 - progress)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))

@@ -8,14 +8,19 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.fit import Epoch
+from artifacts.manifest import Epoch
 
 
 @contextmanager
-def epoch_display(console: Console, epochs: int) -> Iterator[Callable[[Epoch], None]]:
+def epoch_display(console: Console, epochs: int) -> Iterator[Callable[[Epoch, float], None]]:
     """A function to call after each epoch."""
     if not console.is_terminal:
-        yield lambda record: console.print(_line(record, epochs), highlight=False)
+
+        def print_line(record: Epoch, seconds: float) -> None:
+            line = f"epoch {record.epoch:>3}/{epochs}  {_figures(record)}  {seconds:.2f} s"
+            console.print(line, highlight=False)
+
+        yield print_line
         return
     columns = (
         TextColumn("training"),
@@ -27,14 +32,10 @@ def epoch_display(console: Console, epochs: int) -> Iterator[Callable[[Epoch], N
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=epochs)
 
-        def show(record: Epoch) -> None:
+        def show(record: Epoch, seconds: float) -> None:
             progress.update(task, completed=record.epoch, description=_figures(record))
 
         yield show
-
-
-def _line(record: Epoch, epochs: int) -> str:
-    return f"epoch {record.epoch:>3}/{epochs}  {_figures(record)}  {record.seconds:.2f} s"
 
 
 def _figures(record: Epoch) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from artifacts.manifest import Estimate, Manifest
+from artifacts.manifest import Epoch, Estimate, Manifest
 from artifacts.summary import describe_input
-from training.fit import Epoch, Fit
+from training.fit import Fit
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --a: #0072b2; --b: #d55e00; }

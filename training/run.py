@@ -32,20 +32,16 @@ from artifacts.summary import column_lines, describe_input
 from training.batches import Batches
 from training.data import Dataset, load_dataset
 from training.encoding import preprocessing
+from training.evaluation import probabilities_of
 from training.export import export_model
-from training.fit import (
-    Backbone,
-    Fit,
-    compute_precision,
-    fit,
-    probabilities_of,
-    resolve_schedule,
-)
+from training.fit import Backbone, Fit, fit
 from training.gate import parity_gate, summary, synthetic_rows
 from training.metrics import classification_metrics, confusion_matrix
+from training.precision import compute_precision
 from training.progress import epoch_display
 from training.recipe import Recipe
 from training.report import encode_parity, render_report
+from training.schedule import resolve_schedule
 from training.transfer import load_backbone, weights_digest, with_backbone_defaults
 
 GOLDEN_ROWS = 256
@@ -94,12 +90,13 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
         name: Batches(part, torch.device(device), recipe.data.workers)
         for name, part in dataset.parts.items()
     }
+    began_training = time.perf_counter()
     with epoch_display(console, recipe.train.epochs) as show:
         fitted = fit(
             network, model.preprocess, batches["train"], batches["validation"],
             recipe.train, show, backbone,
         )  # fmt: skip
-    _say(console, _fit_line(fitted))
+    _say(console, _fit_line(fitted, time.perf_counter() - began_training))
 
     model.eval()
     probabilities = {name: probabilities_of(model, part) for name, part in batches.items()}
@@ -144,6 +141,8 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
         temperature=model.temperature,
         max_batch_size=largest,
         metrics=metrics,
+        history=fitted.history,
+        kept_epoch=fitted.kept_epoch,
         recipe=_resolved(recipe, device, precision, largest),
         seed=recipe.train.seed,
         data=dataset.info(),
@@ -251,9 +250,8 @@ def _device_name(device: str) -> str:
     return f"cpu ({threads} thread{'' if threads == 1 else 's'})"
 
 
-def _fit_line(fitted: Fit) -> str:
+def _fit_line(fitted: Fit, seconds: float) -> str:
     stopped = "stopped early, " if fitted.stopped_early else ""
-    seconds = sum(record.seconds for record in fitted.history)
     return (
         f"trained: {len(fitted.history)} epochs in {seconds:.1f} s, {stopped}"
         f"the weights of epoch {fitted.kept_epoch} are kept"

@@ -1,0 +1,33 @@
+"""A part's loss, accuracy and probabilities, in eval mode."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from training.batches import Batches
+from training.losses import loss_of, predicted_class
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, preprocess: nn.Module, part: Batches) -> tuple[float, float]:
+    """Loss in nats and accuracy, in eval mode."""
+    network.eval()
+    loss_sum, correct = 0.0, 0
+    for raw, labels in part.all(part.answered_at_once):
+        inputs = preprocess(raw)
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        logits = network(inputs)
+        loss_sum += loss_of(logits, labels).item() * len(labels)
+        correct += int((predicted_class(logits) == labels).sum().item())
+    return loss_sum / part.rows, correct / part.rows
+
+
+def probabilities_of(model: nn.Module, part: Batches) -> np.ndarray:
+    """The deployed model's probabilities, float32 [N, K], computed on the part's device."""
+    with torch.inference_mode():
+        return np.concatenate(
+            [model(raw)[1].cpu().numpy() for raw, _ in part.all(part.answered_at_once)]
+        )
