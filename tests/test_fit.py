@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -24,9 +23,7 @@ from training.metrics import (
     mean_interval,
     wilson_interval,
 )
-from training.optim import make_optimizer
 from training.recipe import TrainConfig
-from training.schedule import learning_rate
 
 CPU = torch.device("cpu")
 
@@ -106,36 +103,6 @@ def test_losses_are_of_logits_and_equal_torch_references() -> None:
     expected = nn.functional.cross_entropy(both, labels)
     assert loss_of(logits, labels).item() == pytest.approx(expected.item(), rel=1e-5)
     assert torch.equal(predicted_class(logits), both.argmax(dim=1))
-
-
-@given(
-    epochs=st.integers(1, 20),
-    per_epoch=st.integers(1, 30),
-    warmup=st.floats(0, 3),
-    schedule=st.sampled_from(["cosine", "linear", "constant"]),
-)
-def test_the_rate_rises_to_its_peak_and_never_above_it(
-    epochs: int, per_epoch: int, warmup: float, schedule: str
-) -> None:
-    config = TrainConfig(epochs=epochs, lr=0.1, warmup=warmup, schedule=schedule)
-    rates = [learning_rate(step, per_epoch, config) for step in range(epochs * per_epoch)]
-    assert all(0 <= rate <= 0.1 for rate in rates)
-    peak = round(warmup * per_epoch)
-    rising = rates[:peak]
-    assert all(a < b for a, b in itertools.pairwise(rising))
-    assert all(a >= b for a, b in zip(rates[peak:], rates[peak + 1 :], strict=False))
-    if peak < len(rates):
-        assert rates[peak] == pytest.approx(0.1)
-    if schedule != "constant" and len(rates) - peak > 10:
-        assert rates[-1] < 0.1 * 0.1
-
-
-def test_weight_decay_spares_norms_and_biases() -> None:
-    network = build_network(MlpNetwork(hidden=(4,)), (5,), (), 3)
-    groups = make_optimizer(network, TrainConfig(weight_decay=0.5)).param_groups
-    decayed = [p.ndim for group in groups if group["weight_decay"] for p in group["params"]]
-    spared = [p.ndim for group in groups if not group["weight_decay"] for p in group["params"]]
-    assert set(decayed) == {2} and set(spared) == {1}
 
 
 def test_networks_have_the_layers_that_their_recipe_says() -> None:

@@ -13,19 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from artifacts.configs import CnnNetwork, LinearNetwork, MlpNetwork, TableNetwork
+from artifacts.configs import CnnNetwork, LinearNetwork, MlpNetwork
 from artifacts.manifest import Epoch
 from artifacts.networks import build_network
-from artifacts.steps import CategoryEncoding, Encode, NumberEncoding
 from tests.test_fit import CPU, batches, rows
 from training.batches import Batches
 from training.data import Part
 from training.fit import Backbone, fit
 from training.losses import class_weights, loss_of, predicted_class
-from training.optim import make_optimizer
 from training.precision import compute_precision
 from training.recipe import TrainConfig
-from training.schedule import learning_rate, resolve_schedule
 
 
 class Watched(nn.Module):
@@ -181,13 +178,6 @@ def test_balance_finds_more_of_a_rare_class() -> None:
     assert recall[1] > recall[0] + 0.2
 
 
-def test_a_linear_schedule_is_a_line_to_zero() -> None:
-    config = TrainConfig(epochs=5, lr=0.1, warmup=1, schedule="linear")
-    rates = [learning_rate(step, 10, config) for step in range(51)]
-    np.testing.assert_allclose(rates[:11], [*np.arange(1, 11) / 100, 0.1])
-    np.testing.assert_allclose(rates[10:], np.linspace(0.1, 0, 41), atol=1e-12)
-
-
 def test_a_step_is_no_longer_than_the_clipped_gradient() -> None:
     watched, _, _ = train(
         Watched(mlp(batch_norm=False)), optimizer="sgd", momentum=0, lr=0.5, clip_norm=0.01,
@@ -196,59 +186,6 @@ def test_a_step_is_no_longer_than_the_clipped_gradient() -> None:
     for before, after in itertools.pairwise(watched.seen):
         moved = math.sqrt(sum((after[k] - before[k]).square().sum().item() for k in before))
         assert 0 < moved <= 0.5 * 0.01 * 1.001
-
-
-def test_settings_of_the_optimizer_arrive() -> None:
-    network = mlp()
-    adam = make_optimizer(network, TrainConfig(beta2=0.95))
-    assert adam.defaults["betas"] == (0.9, 0.95)
-    sgd = make_optimizer(network, TrainConfig(optimizer="sgd", momentum=0.8, nesterov=True))
-    assert sgd.defaults["momentum"] == 0.8 and sgd.defaults["nesterov"]
-
-
-@pytest.mark.parametrize(
-    ("row_count", "batch_size", "epochs"),
-    [(100, 32, 100), (455, 32, 80), (3000, 128, 50), (30_000, 256, 15), (10**6, 256, 15)],
-)
-def test_a_schedule_that_is_auto_fits_the_rows(
-    row_count: int, batch_size: int, epochs: int
-) -> None:
-    config = TrainConfig(epochs="auto", batch_size="auto", lr=0.5)
-    resolved = resolve_schedule(config, row_count)
-    assert (resolved.batch_size, resolved.epochs) == (batch_size, epochs)
-    assert resolve_schedule(resolved, 7) == resolved and resolved.lr == 0.5
-    assert resolve_schedule(TrainConfig(epochs="auto", batch_size=10), 1000).epochs == 15
-
-
-ENCODE = Encode(
-    inputs=(
-        NumberEncoding(fill=0, center=0, scale=1, edges=(0, 1, 2), indicator=True),
-        CategoryEncoding(values=tuple(range(12))),
-    )
-)
-
-
-def test_decay_spares_all_but_the_matrices_of_linear_maps() -> None:
-    torch.manual_seed(0)
-    table = build_network(TableNetwork(hidden=(6, 5), members=2), (2,), (ENCODE,), 3)
-    cnn = build_network(CnnNetwork(channels=(4,), depth=1), (1, 4, 4), (), 2)
-    expected = {
-        "bin_weight": 0.05, "categories.0": 0.05, "head": 0.5, "layers.0.weight": 0.5,
-        "layers.3.weight": 0.5, "0.0.weight": 0.5, "4.weight": 0.5,
-    }  # fmt: skip
-    for network in (table, cnn):
-        config = TrainConfig(weight_decay=0.5)
-        names = {parameter: name for name, parameter in network.named_parameters()}
-        decays, faster = {}, {}
-        for group in make_optimizer(network, config).param_groups:
-            for parameter in group["params"]:
-                decays[names[parameter]] = group["weight_decay"]
-                faster[names[parameter]] = group["share"]
-        assert len(decays) == len(names)
-        decayed = {name: value for name, value in decays.items() if value}
-        assert decayed == {name: expected[name] for name in names.values() if name in expected}
-        quick = {name for name, share in faster.items() if share != 1}
-        assert quick == {"bin_weight", "categories.0"} & set(names.values())
 
 
 def pretrained() -> tuple[nn.Module, frozenset[str]]:
@@ -285,10 +222,6 @@ def test_a_frozen_backbone_stays_bit_for_bit_and_then_learns() -> None:
 
 def test_a_backbone_learns_at_its_share_of_the_rate() -> None:
     network, head = pretrained()
-    groups = make_optimizer(network, TrainConfig(), head, 0.25).param_groups
-    shares = {p: group["share"] for group in groups for p in group["params"]}
-    for name, parameter in network.named_parameters():
-        assert shares[parameter] == (1.0 if name in head else 0.25)
     # One step of plain SGD from the same weights moves it a quarter as far.
     moved = []
     for share in (1.0, 0.25):

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from artifacts.configs import (
     CnnNetwork,
@@ -138,14 +138,28 @@ class TransferConfig(Frozen):
     backbone_lr: float = Field(default=0.1, gt=0)
 
 
+def _muon(found: dict[str, Any]) -> bool:
+    return found.get("optimizer") == "muon"
+
+
 class TrainConfig(Frozen):
     """[train]: how the weights are found.
 
     epochs, batch_size: "auto" fits them to the number of rows, for tables: batches of 32 to 256,
-    about 1,200 steps, 15 to 100 epochs. beta2: of Adam. clip_norm: the longest gradient, 0 for any.
-    warmup: epochs of linear warm-up, fractions allowed. patience: epochs without a better
-    validation figure before stopping, 0 for never. monitor: which figure, and keep: whether the
-    weights of its best epoch are kept or those of the last.
+    about 1,200 steps, 15 to 100 epochs.
+    optimizer: "muon" is for the matrices of hidden linear layers, adamw then for the rest.
+    lr: the highest rate. momentum: of sgd (0.9 by default) and muon (0.95). nesterov: of sgd (off
+    by default) and muon (on). beta2: of adam and adamw. weight_decay: decoupled but for sgd and
+    adam; not on norms and biases. clip_norm: the longest gradient, 0 for any.
+    rates: parts that learn at another rate, by patterns of their parameters' names ("0.*" = 0.1):
+    multiples of it; where several match, all count. 0 leaves a part as it is.
+    schedule: the rate over the run. "one-cycle" also moves the momentum (adam's beta1), from 0.95
+    to 0.85 and back. "plateau" multiplies the rate by plateau_factor after more than
+    plateau_patience epochs without a better validation figure.
+    warmup: epochs of linear warm-up, fractions allowed; of one-cycle the epochs of its rise, by
+    default 0.3 of all. patience: epochs without a better validation figure before stopping, 0 for
+    never. monitor: which figure, and keep: whether the weights of its best epoch are kept or those
+    of the last.
     ema: each step the kept weights move to the trained ones by 1 - ema; 0 is off.
     label_smoothing: the share of a label that is spread over all of them.
     class_weight: "balanced" weighs a row by the inverse of its class's frequency.
@@ -155,14 +169,17 @@ class TrainConfig(Frozen):
 
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = 30
     batch_size: Annotated[int, Field(ge=2)] | Literal["auto"] = 128
-    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = False
+    momentum: float = Field(default_factory=lambda found: 0.95 if _muon(found) else 0.9, ge=0, lt=1)
+    nesterov: bool = Field(default_factory=lambda found: _muon(found))
     beta2: float = Field(default=0.999, ge=0, lt=1)
     clip_norm: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=1e-2, ge=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    rates: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    schedule: Literal["cosine", "linear", "one-cycle", "plateau", "constant"] = "cosine"
+    plateau_factor: float = Field(default=0.1, gt=0, lt=1)
+    plateau_patience: int = Field(default=4, ge=0)
     warmup: float = Field(default=1.0, ge=0, le=1e6)
     patience: int = Field(default=10, ge=0)
     monitor: Literal["loss", "accuracy"] = "loss"
@@ -175,6 +192,18 @@ class TrainConfig(Frozen):
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=512)
+
+    @model_validator(mode="after")
+    def _settings_work_together(self) -> TrainConfig:
+        if self.optimizer == "sgd" and self.nesterov and not self.momentum:
+            raise ValueError("nesterov=true needs momentum above 0, found 0")
+        if self.schedule == "plateau" and 0 < self.patience <= self.plateau_patience + 1:
+            raise ValueError(
+                f"with plateau_patience={self.plateau_patience} the rate falls after "
+                f"{self.plateau_patience + 1} epochs; expected patience above that or 0, "
+                f"found {self.patience}"
+            )
+        return self
 
 
 class ExportConfig(Frozen):
