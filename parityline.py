@@ -10,7 +10,7 @@ from rich.console import Console
 
 from artifacts.backends import BackendName
 from artifacts.devices import DeviceChoice
-from artifacts.errors import ParitylineError
+from artifacts.errors import ParitylineError, Stopped
 
 app = typer.Typer(
     name="parityline",
@@ -66,6 +66,9 @@ def train(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run of this recipe.")
+    ] = False,
     promote: Annotated[
         bool, typer.Option("--promote/--no-promote", help="Make NAME stand for the new version.")
     ] = True,
@@ -77,6 +80,7 @@ def train(
     from artifacts.references import store_path
 
     with _extra("train"):
+        from training.interrupts import Interrupted
         from training.recipe import load_recipe
         from training.run import run
 
@@ -84,7 +88,13 @@ def train(
     resolved = load_recipe(
         recipe, set_ or [], name=name, data=data, target=target, skip_bad=skip_bad
     )
-    run(resolved, store_path(), promote=promote, console=console)
+    try:
+        run(resolved, store_path(), promote=promote, console=console, resume=resume)
+    except Interrupted as interrupted:
+        raise Stopped(
+            f"{interrupted}; nothing was left half-written: the same command with --resume goes on",
+            interrupted.exit_status,
+        ) from None
 
 
 @app.command()
@@ -231,6 +241,9 @@ def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 1."""
     try:
         app()
+    except Stopped as stopped:
+        Console(stderr=True).print(str(stopped), highlight=False, markup=False, soft_wrap=True)
+        sys.exit(stopped.exit_status)
     except ParitylineError as error:
         Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)

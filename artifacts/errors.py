@@ -19,3 +19,11 @@ class ParityError(BundleError):
 
 class DeviceError(ParitylineError):
     """A device or a backend that was asked for and is not there."""
+
+
+class Stopped(ParitylineError):
+    """What was asked to stop, and did; exit_status as shells have it for the signal."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -207,19 +208,29 @@ def test_a_row_count_beyond_the_largest_batch_changes_no_bit(digits: Predictor) 
     assert digits.run(raw[:0])[1].shape == (0, 10)
 
 
-def test_ctrl_c_during_training_leaves_nothing(tmp_path: Path) -> None:
-    import signal
-
-    command = [sys.executable, "-m", "parityline", "train", "digits"]
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_then_does(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    overrides = ["--set", "train.epochs=100000", "--set", "train.patience=100000"]
+    command = [sys.executable, "-m", "parityline", "train", "digits", *overrides]
+    environment = {"PARITYLINE_STORE": str(tmp_path / "store")}
     with subprocess.Popen(
-        [*command, "--set", "train.epochs=100000", "--set", "train.patience=100000"],
-        cwd=ROOT, env={**os.environ, "PARITYLINE_STORE": str(tmp_path / "store")},
+        command, cwd=ROOT, env={**os.environ, **environment},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert any(line.startswith("epoch") for line in process.stdout)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == "interrupted; nothing was left half-written\n"
+    assert process.returncode == status
+    assert errors == (
+        f"interrupted by {number.name}; nothing was left half-written: the same command with "
+        "--resume goes on\n"
+    )
     assert list_bundles(tmp_path / "store") == {}
+    changed = parityline(
+        "train", "digits", *overrides, "--resume", "--set", "train.lr=0.5", **environment
+    )
+    assert changed.returncode == 1
+    assert "train.lr: 0.003 then, 0.5 now" in changed.stderr

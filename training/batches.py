@@ -40,32 +40,42 @@ class Batches:
             self._decoded = _Decoded(part)
             self._workers = (os.cpu_count() or 1) if workers is None else workers
 
-    def in_order(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(raw [n, ...], labels [n]) for each batch_size of the row numbers in `order`, on CPU."""
-        chunks = list(order.split(batch_size))
+    def in_order(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """(raw [n, ...], labels [n]) for each batch of row numbers, int64 on CPU."""
+        if not batches:
+            return
+        sizes = [len(rows) for rows in batches]
+        on_device = torch.cat(list(batches)).to(self.device, non_blocking=True).split(sizes)
         if self._raw is not None:
-            for rows in chunks:
-                on_device = rows.to(self.device)
-                yield self._raw[on_device], self.labels[on_device]
+            for rows in on_device:
+                yield self._raw[rows], self.labels[rows]
             return
         loader = DataLoader(
             self._decoded,
-            sampler=_Fixed(chunks),
+            sampler=_Fixed(batches),
             batch_size=None,
-            num_workers=min(self._workers, len(chunks)),
+            num_workers=min(self._workers, len(batches)),
             prefetch_factor=2 if self._workers else None,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=_leave_the_group,
             # Otherwise it draws from the global one, and dropout differs from that in memory.
             generator=torch.Generator(),
         )
-        for rows, raw in zip(chunks, loader, strict=True):
+        for rows, raw in zip(on_device, loader, strict=True):
             if isinstance(raw, str):
                 raise DataError(raw)
-            yield raw.to(self.device, non_blocking=True), self.labels[rows.to(self.device)]
+            yield raw.to(self.device, non_blocking=True), self.labels[rows]
 
-    def all(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every row once, in the part's order."""
-        return self.in_order(torch.arange(self.rows), batch_size)
+    def all(
+        self, batch_size: int, first: int = 0, step: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every row once, or every step-th from the first, in the part's order."""
+        return self.in_order(torch.arange(first, self.rows, step).split(batch_size))
+
+
+def _leave_the_group(_worker: int) -> None:
+    """Ctrl-C goes to the whole group of a terminal's processes; the run alone decides on it."""
+    os.setpgid(0, 0)
 
 
 class _Decoded(Dataset[Tensor | str]):

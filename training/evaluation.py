@@ -8,20 +8,24 @@ from torch import nn
 
 from training.batches import Batches
 from training.losses import loss_of, predicted_class
+from training.ranks import ALONE, Ranks
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, preprocess: nn.Module, part: Batches) -> tuple[float, float]:
-    """Loss in nats and accuracy, in eval mode."""
+def evaluate(
+    network: nn.Module, preprocess: nn.Module, part: Batches, ranks: Ranks = ALONE
+) -> tuple[float, float]:
+    """Loss in nats and accuracy, in eval mode; the processes share the rows."""
     network.eval()
-    loss_sum, correct = 0.0, 0
-    for raw, labels in part.all(part.answered_at_once):
+    sums = torch.zeros(2, dtype=torch.float64, device=part.device)
+    for raw, labels in part.all(part.answered_at_once, ranks.rank, ranks.world):
         inputs = preprocess(raw)
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         logits = network(inputs)
-        loss_sum += loss_of(logits, labels).item() * len(labels)
-        correct += int((predicted_class(logits) == labels).sum().item())
+        sums[0] += loss_of(logits, labels).double() * len(labels)
+        sums[1] += (predicted_class(logits) == labels).sum()
+    loss_sum, correct = ranks.sum(sums).tolist()
     return loss_sum / part.rows, correct / part.rows
 
 

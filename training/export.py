@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import warnings
@@ -21,6 +22,7 @@ from artifacts.networks import DeployedClassifier
 
 _OUTPUTS = ["logits", "probabilities"]
 _BATCH = "batch"
+_SERIALIZATION_ID = ".data/serialization_id"
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,21 @@ def _tidy(proto: onnx.ModelProto) -> None:
 
 
 def _without_debug_files(payload: bytes) -> bytes:
-    """A TorchScript archive without its source maps, which hold the paths of source files."""
-    output = io.BytesIO()
+    """A TorchScript archive without its source maps, which hold the paths of source files.
+
+    torch's serialization_id is computed over these too; here over what is left.
+    """
+    output, left = io.BytesIO(), hashlib.sha256()
     with zipfile.ZipFile(io.BytesIO(payload)) as source, zipfile.ZipFile(output, "w") as target:
         for entry in source.infolist():
-            if not entry.filename.endswith(".debug_pkl"):
-                clean = zipfile.ZipInfo(entry.filename)
-                target.writestr(clean, source.read(entry))
+            if entry.filename.endswith((".debug_pkl", _SERIALIZATION_ID)):
+                continue
+            data = source.read(entry)
+            left.update(f"{entry.filename} {len(data)}\n".encode() + data)
+            target.writestr(zipfile.ZipInfo(entry.filename), data)
+        folder = source.namelist()[0].partition("/")[0]
+        number = f"{int(left.hexdigest()[:32], 16):040d}"
+        target.writestr(zipfile.ZipInfo(f"{folder}/{_SERIALIZATION_ID}"), number)
     return output.getvalue()
 
 

@@ -14,14 +14,19 @@ def loss_of(
     labels: Tensor,
     label_smoothing: float = 0.0,
     class_weights: Tensor | None = None,
+    total: Tensor | float | None = None,
 ) -> Tensor:
     """Mean loss in nats: BCE with logits for one logit, cross-entropy for one a class.
 
     logits: [N, K], [N, 1], or either for each of M members, [N, M, ...], whose losses are
     averaged. labels: int64 [N]. class_weights: float32 [K], what a row of each class counts.
+    total: what the sum over rows is divided by, for rows that are a piece of a step's; by default
+    their number, or the sum of their class weights.
     """
     logits = logits.float()
+    members = 1
     if logits.ndim == 3:
+        members = logits.shape[1]
         labels = labels.repeat_interleave(logits.shape[1])
         logits = logits.flatten(0, 1)
     if logits.shape[1] == 1:
@@ -34,9 +39,10 @@ def loss_of(
             logits, labels, reduction="none", label_smoothing=label_smoothing
         )
     if class_weights is None:
-        return losses.mean()
+        return losses.mean() if total is None else losses.sum() / (total * members)
     weights = class_weights[labels]
-    return (losses * weights).sum() / weights.sum()
+    whole = weights.sum() if total is None else total * members
+    return (losses * weights).sum() / whole
 
 
 def class_weights(labels: Tensor, config: TrainConfig) -> Tensor | None:

@@ -135,11 +135,3 @@ def _groups(parameters: Iterable[tuple[nn.Parameter, float, float]]) -> list[dic
         {"params": members, "weight_decay": decay, "share": share}
         for (share, decay), members in groups.items()
     ]
-
-
-def make_optimizer(
-    network: nn.Module, config: TrainConfig, head: Collection[str] | None = None, share: float = 1.0
-) -> torch.optim.Optimizer:
-    """`make_optimizers` where there is one."""
-    (optimizer,) = make_optimizers(network, config, head, share)
-    return optimizer

@@ -1,4 +1,4 @@
-"""float32, or bfloat16 where the device computes it faster."""
+"""float32, or bfloat16 where the device computes it faster; float16 where it is asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.recipe import TrainConfig
 
 
 def compute_precision(network: nn.Module, config: TrainConfig, device: torch.device) -> str:
-    """ "float32" or "bfloat16", resolved.
+    """ "float32", "bfloat16" or "float16", resolved.
 
     On CPU bfloat16 convolutions are the faster ones only with AMX (6 times, where it was
     measured: two cores of a Xeon, 64 -> 128 channels); linear layers are too small to gain.
@@ -31,6 +31,16 @@ def compute_precision(network: nn.Module, config: TrainConfig, device: torch.dev
 def autocast(
     network: nn.Module, config: TrainConfig, device: torch.device
 ) -> Callable[[], contextlib.AbstractContextManager[object]]:
-    if compute_precision(network, config, device) == "float32":
+    precision = compute_precision(network, config, device)
+    if precision == "float32":
         return contextlib.nullcontext
-    return lambda: torch.autocast(device.type, torch.bfloat16)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float16
+    return lambda: torch.autocast(device.type, dtype)
+
+
+def loss_scaler(
+    network: nn.Module, config: TrainConfig, device: torch.device
+) -> torch.amp.GradScaler:
+    """What keeps float16's small gradients from becoming 0; with the others it does nothing."""
+    enabled = compute_precision(network, config, device) == "float16"
+    return torch.amp.GradScaler(device.type, enabled=enabled)

@@ -164,6 +164,8 @@ class TrainConfig(Frozen):
     label_smoothing: the share of a label that is spread over all of them.
     class_weight: "balanced" weighs a row by the inverse of its class's frequency.
     precision: "auto" is bfloat16 for convolutions where the device computes it fast.
+    accumulate: a step's rows go through the network in so many pieces, whose gradients add up: the
+    same step with less memory. compile: torch.compile, which takes a minute and a compiler.
     threads: torch's CPU threads, its own choice without one.
     """
 
@@ -188,7 +190,9 @@ class TrainConfig(Frozen):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weight: Literal["none", "balanced"] = "none"
     augment: AugmentConfig = AugmentConfig()
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    accumulate: int = Field(default=1, ge=1, le=4096)
+    compile: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=512)

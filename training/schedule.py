@@ -108,8 +108,3 @@ def _one_cycle(step: int, rise: float, total: int) -> tuple[float, float]:
 def _cosine(start: float, end: float, progress: float) -> float:
     """From `start` to `end` along half a cosine."""
     return end + (start - end) / 2 * (1 + math.cos(math.pi * progress))
-
-
-def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """The rate that `Schedule` gives a step."""
-    return Schedule(config, steps_per_epoch).at(step)[0]
