@@ -69,6 +69,14 @@ def train(
     promote: Annotated[
         bool, typer.Option("--promote/--no-promote", help="Make NAME stand for the new version.")
     ] = True,
+    track: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--track/--no-track",
+            help="Record the run in MLflow; by default where it is installed.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Train a recipe, prove its exports against it, and release the bundle.
 
@@ -79,12 +87,13 @@ def train(
     with _extra("train"):
         from training.recipe import load_recipe
         from training.run import run
+        from training.tracking import wanted
 
     console = Console()
     resolved = load_recipe(
         recipe, set_ or [], name=name, data=data, target=target, skip_bad=skip_bad
     )
-    run(resolved, store_path(), promote=promote, console=console)
+    run(resolved, store_path(), promote=promote, console=console, track=wanted(track))
 
 
 @app.command()

@@ -42,6 +42,7 @@ from training.progress import epoch_display
 from training.recipe import Recipe
 from training.report import encode_parity, render_report
 from training.schedule import resolve_schedule
+from training.tracking import Tracker, tracking
 from training.transfer import load_backbone, weights_digest, with_backbone_defaults
 
 GOLDEN_ROWS = 256
@@ -49,12 +50,19 @@ _GOLDEN_BYTES = 4 * 2**20
 _PACKAGES = ("parityline", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "pillow")
 
 
-def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bundle:
-    """Train `recipe` and release the bundle into `store`.
+def run(
+    recipe: Recipe, store: Path, *, promote: bool, console: Console, track: bool = False
+) -> Bundle:
+    """Train `recipe` and release the bundle into `store`; `track` records the run in MLflow.
 
     Until the last step, which is one rename, the store holds nothing of it.
     Raises DataError, DeviceError, ParityError or BundleError, each with one line for its reader.
     """
+    with tracking(track, console) as tracker:
+        return _run(recipe, store, promote, console, tracker)
+
+
+def _run(recipe: Recipe, store: Path, promote: bool, console: Console, tracker: Tracker) -> Bundle:
     began = time.perf_counter()
     _check_writable(store)
     device = resolve_device(recipe.train.device)
@@ -90,11 +98,15 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
         name: Batches(part, torch.device(device), recipe.data.workers)
         for name, part in dataset.parts.items()
     }
+    largest = max_batch_size(recipe, dataset)
+    resolved, data_info = _resolved(recipe, device, precision, largest), dataset.info()
+    tags = {"data_fingerprint": data_info.fingerprint, "commit": _commit()}
+    tracker.start(recipe.name, resolved, tags)
     began_training = time.perf_counter()
     with epoch_display(console, recipe.train.epochs) as show:
         fitted = fit(
             network, model.preprocess, batches["train"], batches["validation"],
-            recipe.train, show, backbone,
+            recipe.train, tracker.followed(show), backbone,
         )  # fmt: skip
     _say(console, _fit_line(fitted, time.perf_counter() - began_training))
 
@@ -115,7 +127,6 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
     exported = export_model(model, synthetic_rows(dataset.input, 2), name)
     eager = run_module(model, "cpu")
     held_out = [dataset.validation.raw, dataset.test.raw]
-    largest = max_batch_size(recipe, dataset)
     parity = parity_gate(
         eager, exported.files, held_out, dataset.input, largest,
         lambda line: _say(console, line), flops_per_row(model, dataset),
@@ -143,9 +154,9 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
         metrics=metrics,
         history=fitted.history,
         kept_epoch=fitted.kept_epoch,
-        recipe=_resolved(recipe, device, precision, largest),
+        recipe=resolved,
         seed=recipe.train.seed,
-        data=dataset.info(),
+        data=data_info,
         packages=_package_versions(),
         commit=_commit(),
         onnx_opset=exported.onnx_opset,
@@ -164,6 +175,7 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
     assert set(files) == set(BUNDLE_FILES), sorted(files)
     bundle = write_bundle(store, draft, files)
     _say(console, f"released: {bundle.manifest.reference} ({bundle.path})")
+    tracker.finish(bundle.manifest, bundle.path)
     if promote:
         promote_bundle(store, bundle.manifest.reference)
         _say(console, f"promoted: {bundle.manifest.name} now means this version")
