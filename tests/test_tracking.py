@@ -45,6 +45,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+    # A busy machine may take longer than a run would wait.
+    monkeypatch.setattr(tracking, "WAIT_S", dict.fromkeys(tracking.WAIT_S, 120.0))
     return tmp_path
 
 
@@ -179,7 +181,7 @@ def test_a_server_that_refuses_costs_a_run_one_line(
     address = f"127.0.0.1:{free_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{address}")
     bundle, lines = trained(here / "store")
-    assert bundle.path.is_dir() and lines[-1].startswith("seconds: ")
+    assert bundle.path.is_dir() and any(line.startswith("seconds: ") for line in lines)
     began, trouble = about_tracking(lines)
     assert began == f"tracking: MLflow run digits in http://{address}"
     assert "Connection refused" in trouble and address in trouble
@@ -242,7 +244,6 @@ def test_a_writer_that_hangs_neither_stops_the_run_nor_fills_its_memory(
 def test_an_error_and_its_state_are_the_last_that_is_sent(
     tracker: Tracker, writers: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "WAIT_S", {"FAILED": 9.0, "KILLED": 9.0})
     # Instead of the writer: it keeps what it is told.
     Path("keep.py").write_text(
         "import sys; open('sent', 'w').writelines(sys.stdin.readline() for _ in range(3))"

@@ -176,7 +176,7 @@ def main() -> None:
     parent = int(sys.argv[1])
     answers = _own_stdout()
     # Training comes first; a Ctrl-C or a closed terminal is for it, and it says what follows.
-    os.nice(10)
+    os.nice(5)
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     writer = Writer(patience=_set_environment())

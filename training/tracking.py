@@ -198,7 +198,9 @@ class Tracker:
         if kind == "started":
             self._page = value
         elif kind == "warning":
-            self._warn(f"{self._server}: {value}; the run goes on, this is tried again")
+            self._warn(
+                f"{self._server}: {value}; the run goes on, and it is tried again until the end"
+            )
         elif kind == "failed":
             self._warn(f"{self._server}: {value}; the record is not complete")
             self._close()
