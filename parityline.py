@@ -72,6 +72,14 @@ def train(
     promote: Annotated[
         bool, typer.Option("--promote/--no-promote", help="Make NAME stand for the new version.")
     ] = True,
+    track: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--track/--no-track",
+            help="Record the run in MLflow; by default where it is installed.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Train a recipe, prove its exports against it, and release the bundle.
 
@@ -83,13 +91,17 @@ def train(
         from training.interrupts import Interrupted
         from training.recipe import load_recipe
         from training.run import run
+        from training.tracking import wanted
 
     console = Console()
     resolved = load_recipe(
         recipe, set_ or [], name=name, data=data, target=target, skip_bad=skip_bad
     )
     try:
-        run(resolved, store_path(), promote=promote, console=console, resume=resume)
+        run(
+            resolved, store_path(), promote=promote, console=console, resume=resume,
+            track=wanted(track),
+        )  # fmt: skip
     except Interrupted as interrupted:
         raise Stopped(
             f"{interrupted}; nothing was left half-written: the same command with --resume goes on",

@@ -44,6 +44,8 @@ def test_training_imports_nothing_of_serving() -> None:
     loaded = modules_after("import training.run")
     assert "torch" in loaded
     assert not loaded & {"serving", "bentoml"}
+    # Seconds and 200 MB, in a process of its own.
+    assert "mlflow" not in loaded
 
 
 @pytest.mark.parametrize("package", ["artifacts", "serving"])

@@ -143,15 +143,16 @@ def open_checkpoints(
                 if there.identity != record.identity:
                     raise DataError(f"{folder}: {differences(there, record)}")
                 lines += ground_lines(there, record)
-                record = record.model_copy(update={"checkpoints": there.checkpoints})
+                kept = {"run_id": there.run_id, "checkpoints": there.checkpoints}
+                record = record.model_copy(update=kept)
             elif there is not None and there.checkpoints:
                 lines.append(
                     f"an interrupted run of this recipe is there ({there.where}); it begins anew "
                     "(--resume would have gone on)"
                 )
-            kept = {entry.file for entry in record.checkpoints}
+            known = {entry.file for entry in record.checkpoints} | {_RECORD, _LOCK}
             for file in folder.iterdir():
-                if file.name not in {*kept, _RECORD, _LOCK}:
+                if file.name not in known:
                     file.unlink()
             _write_record(folder, record)
             yield Checkpoints(folder, record), lines

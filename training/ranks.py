@@ -108,6 +108,11 @@ class Ranks:
 ALONE = Ranks()
 
 
+def is_first_rank() -> bool:
+    """Whether this process writes and speaks, known before it has joined the others."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextlib.contextmanager
 def join_ranks(device: str) -> Iterator[Ranks]:
     """The processes that torchrun started, joined over NCCL on CUDA and gloo on CPU.

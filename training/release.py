@@ -104,7 +104,7 @@ def release(trained: Trained, store: Path, say: Callable[[str], None], *, promot
         seed=recipe.train.seed,
         data=trained.info,
         packages=_package_versions(),
-        commit=_commit(),
+        commit=commit(),
         onnx_opset=exported.onnx_opset,
         parity=summary(parity),
         files={},
@@ -177,7 +177,7 @@ def _package_versions() -> dict[str, str]:
     return versions
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the working directory, "+changes" where files differ from it."""
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
     try:

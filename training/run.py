@@ -30,20 +30,27 @@ from training.fit import Backbone, Fit, fit
 from training.interrupts import catch_interrupts
 from training.precision import compute_precision
 from training.progress import epoch_display
-from training.ranks import Ranks, explained, join_ranks
+from training.ranks import Ranks, explained, is_first_rank, join_ranks
 from training.recipe import Recipe
-from training.release import Trained, max_batch_size, release
+from training.release import Trained, commit, max_batch_size, release
 from training.schedule import resolve_schedule
+from training.tracking import tracking
 from training.transfer import load_backbone, weights_digest, with_backbone_defaults
 
 
 def run(
-    recipe: Recipe, store: Path, *, promote: bool, console: Console, resume: bool = False
+    recipe: Recipe,
+    store: Path,
+    *,
+    promote: bool,
+    console: Console,
+    resume: bool = False,
+    track: bool = False,
 ) -> Bundle | None:
     """Train `recipe` and release the bundle into `store`; None in all processes but the first.
 
     Until the last step, which is one rename, the store holds nothing of it but checkpoints, from
-    which `resume` goes on.
+    which `resume` goes on. track: record the run in MLflow.
     Raises DataError, DeviceError, ParityError, BundleError, CheckpointError or RankError, each with
     one line for its reader; and Interrupted after SIGINT or SIGTERM.
     """
@@ -52,13 +59,14 @@ def run(
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
     recipe = with_backbone_defaults(recipe)
+    if not is_first_rank():
+        console, track = Console(quiet=True), False
     with contextlib.ExitStack() as stack:
+        tracker = stack.enter_context(tracking(track, console))
         interrupts = stack.enter_context(catch_interrupts())
         ranks = stack.enter_context(join_ranks(device))
         if ranks.first:
             _check_writable(store)
-        else:
-            console = Console(quiet=True)
         dataset = _load(recipe, ranks)
         info = dataset.info()
         ranks.same(info.fingerprint, "the data")
@@ -96,11 +104,14 @@ def run(
                 say(console, line)
             if saved is not None:
                 say(console, f"resume: going on from {checkpoints.record.where}")
+            tags = {"data_fingerprint": info.fingerprint, "commit": commit()}
+            run_id = checkpoints.record.run_id
+            tracker.start(recipe.name, resolved, tags, run_id, resumed=saved is not None)
         began_training = time.perf_counter()
         with explained(), epoch_display(console, recipe.train.epochs) as show:
             fitted = fit(
                 network, model.preprocess, batches["train"], batches["validation"],
-                recipe.train, show, backbone,
+                recipe.train, tracker.followed(show), backbone,
                 ranks=ranks, checkpoints=checkpoints, resume=saved, interrupts=interrupts,
             )  # fmt: skip
         if not ranks.first:
@@ -110,6 +121,7 @@ def run(
         trained = Trained(recipe, resolved, dataset, info, model, batches, fitted)
         bundle = release(trained, store, lambda line: say(console, line), promote=promote)
         checkpoints.remove()
+        tracker.finish(bundle.manifest, bundle.path)
     say(console, f"seconds: {time.perf_counter() - began:.1f}")
     return bundle
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from typing import Any
 
 from pydantic import Field
@@ -33,13 +34,14 @@ class RunRecord(Frozen):
     """`run.json`. checkpoints: the newest first.
 
     recipe: resolved. data: what the manifest says of it. environment: what the bits of the
-    weights depend on besides.
+    weights depend on besides. run_id: of this attempt, kept by a resume.
     """
 
     format: int = Field(default=1, ge=1, le=1)
     recipe: dict[str, Any]
     data: dict[str, Any]
     environment: dict[str, Any]
+    run_id: str = Field(default_factory=lambda: uuid.uuid4().hex, pattern=r"^[0-9a-f]{32}$")
     checkpoints: tuple[CheckpointFile, ...] = ()
 
     @property
