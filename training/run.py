@@ -24,7 +24,7 @@ from artifacts.bundle import Bundle, Golden, write_bundle
 from artifacts.devices import resolve_device
 from artifacts.errors import BundleError, DeviceError
 from artifacts.inputs import input_name
-from artifacts.manifest import BUNDLE_FILES, GOLDEN, PARITY, REPORT, Manifest, Metrics
+from artifacts.manifest import BUNDLE_FILES, GOLDEN, PARITY, REPORT, Manifest
 from artifacts.networks import DeployedClassifier, build_network
 from artifacts.preprocess import Preprocess
 from artifacts.references import promote as promote_bundle
@@ -32,16 +32,16 @@ from artifacts.summary import column_lines, describe_input
 from training.batches import Batches
 from training.data import Dataset, load_dataset
 from training.encoding import preprocessing
-from training.evaluation import probabilities_of
 from training.export import export_model
 from training.fit import Backbone, Fit, fit
 from training.gate import parity_gate, summary, synthetic_rows
-from training.metrics import classification_metrics, confusion_matrix
+from training.measure import measure, measured_lines
 from training.precision import compute_precision
 from training.progress import epoch_display
 from training.recipe import Recipe
 from training.report import encode_parity, render_report
 from training.schedule import resolve_schedule
+from training.threshold import check_threshold
 from training.transfer import load_backbone, weights_digest, with_backbone_defaults
 
 GOLDEN_ROWS = 256
@@ -67,6 +67,7 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
         torch.set_num_threads(recipe.train.threads)
     recipe = with_backbone_defaults(recipe)
     dataset = load_dataset(recipe.data)
+    check_threshold(recipe.export, dataset.labels)
     recipe = recipe.model_copy(update={"train": resolve_schedule(recipe.train, len(dataset.train))})
     rows = ", ".join(f"{len(part)} {name}" for name, part in dataset.parts.items())
     _say(console, f"data: {dataset.source}: {rows}; {len(dataset.labels)} classes")
@@ -99,13 +100,11 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
     _say(console, _fit_line(fitted, time.perf_counter() - began_training))
 
     model.eval()
-    probabilities = {name: probabilities_of(model, part) for name, part in batches.items()}
-    metrics = {
-        name: classification_metrics(probabilities[name], part.labels)
-        for name, part in dataset.parts.items()
-    }
-    for name, figures in metrics.items():
-        _say(console, f"{name}: {_metrics_line(figures)}")
+    measured = measure(
+        model, batches, dataset, recipe, fitted.history, fitted.kept_epoch
+    )  # fmt: skip
+    for line in measured_lines(measured, dataset.labels):
+        _say(console, line)
 
     model.cpu()
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -138,9 +137,12 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
         preprocessing=model.preprocess.steps,
         network=recipe.model,
         parameters=parameters,
-        temperature=model.temperature,
+        temperature=measured.temperature,
+        threshold=measured.threshold,
         max_batch_size=largest,
-        metrics=metrics,
+        metrics=measured.metrics,
+        calibration=measured.calibration,
+        verdict=measured.verdict,
         history=fitted.history,
         kept_epoch=fitted.kept_epoch,
         recipe=_resolved(recipe, device, precision, largest),
@@ -152,14 +154,11 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
         parity=summary(parity),
         files={},
     )
-    confusion = confusion_matrix(
-        probabilities["test"].argmax(axis=1), dataset.test.labels, len(dataset.labels)
-    )
     files = {
         **exported.files,
         GOLDEN: _golden(eager, dataset, recipe).encode(),
         PARITY: encode_parity(parity),
-        REPORT: render_report(draft, fitted, parity, confusion).encode(),
+        REPORT: render_report(draft, parity).encode(),
     }
     assert set(files) == set(BUNDLE_FILES), sorted(files)
     bundle = write_bundle(store, draft, files)
@@ -255,16 +254,6 @@ def _fit_line(fitted: Fit, seconds: float) -> str:
     return (
         f"trained: {len(fitted.history)} epochs in {seconds:.1f} s, {stopped}"
         f"the weights of epoch {fitted.kept_epoch} are kept"
-    )
-
-
-def _metrics_line(metrics: Metrics) -> str:
-    accuracy, loss = metrics.accuracy, metrics.log_loss
-    auc = metrics.auc
-    ranked = "" if auc is None else f"AUC {auc.value:.4f} [{auc.low:.4f}, {auc.high:.4f}], "
-    return (
-        f"accuracy {accuracy.value:.4f} [{accuracy.low:.4f}, {accuracy.high:.4f}], {ranked}"
-        f"log loss {loss.value:.4f} [{loss.low:.4f}, {loss.high:.4f}]  (95%, n = {metrics.rows})"
     )
 
 
