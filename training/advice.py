@@ -49,13 +49,13 @@ def against_underfitting(recipe: Recipe, *, unfinished: bool, balanced: bool) ->
     assert train.epochs != "auto"
     if unfinished:
         found.append(f"train.epochs={max(10, 2 * train.epochs)} (now {train.epochs})")
-    # Rates that learn nothing are far too high as often as far too low.
-    highest = 0.3 if train.optimizer == "sgd" else 3e-3
-    if unfinished or train.lr < highest / 10:
-        if train.lr < highest:
-            found.append(f"train.lr={min(highest, 3 * train.lr):g} (now {train.lr:g})")
-    else:
+    usual, high = (0.1, 0.3) if train.optimizer == "sgd" else (1e-3, 3e-3)
+    if train.lr < usual / 3:
+        found.append(f"train.lr={usual:g} (now {train.lr:g})")
+    elif not unfinished:
         found.append(f"train.lr={train.lr / 10:g} (now {train.lr:g})")
+    elif train.lr < high:
+        found.append(f"train.lr={high:g} (now {train.lr:g})")
     if not unfinished and not balanced and train.class_weight == "none":
         found.append("train.class_weight=balanced (now none)")
     if model.kind == "linear":

@@ -14,13 +14,13 @@ from artifacts.manifest import CalibrationFigures, ReliabilityBin
 from training.metrics import log_losses, mean_interval
 
 LEAST_ROWS = 50
-LOWEST, HIGHEST = 0.05, 20.0
+LOWEST, HIGHEST = 1 / 16, 16.0
 BINS = 15
 _BITS = 12
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature in [0.05, 20] that suits rows best that were not trained on.
+    """The temperature in [1/16, 16] that suits rows best that were not trained on.
 
     logits: float32 [N, K]; labels: int64 [N]. It minimises the negative log-likelihood, which is
     convex in 1/T, in float64. N rows that are all right ask for a temperature of 0: then each
