@@ -41,17 +41,85 @@ class Estimate(Frozen):
     high: float
 
 
+class LabelMetrics(Frozen):
+    """How well one label is told from the others, one against the rest; support: its rows.
+
+    None where the figure is not defined: precision of a label that is never answered, recall of
+    one that has no row, f1 where both hold.
+    """
+
+    support: int
+    precision: Estimate | None = None
+    recall: Estimate | None = None
+    f1: Estimate | None = None
+
+
 class Metrics(Frozen):
     """How well a part of the data is predicted. log_loss is in nats.
 
     auc: area under the ROC curve; with more than two labels the mean of one against the rest.
     None where a label has no row in the part.
+    average_precision: of the second of two labels (the area under precision against recall).
+    per_label: by the label's name. confusion: rows of the part, counted by true label (outer) and
+    answered label (inner), in the order of `labels`; None where there are very many labels.
+    Accuracy, per_label and confusion are of the answered labels, at the manifest's threshold.
     """
 
     rows: int
     accuracy: Estimate
     log_loss: Estimate
     auc: Estimate | None = None
+    average_precision: Estimate | None = None
+    per_label: dict[str, LabelMetrics] = Field(default_factory=dict)
+    confusion: tuple[tuple[int, ...], ...] | None = None
+
+
+class ReliabilityBin(Frozen):
+    """Rows whose confidence lies in one bin; confidence and accuracy are means, None of no rows."""
+
+    rows: int
+    confidence: float | None = None
+    accuracy: float | None = None
+
+
+class CalibrationFigures(Frozen):
+    """How far probabilities can be taken at their word, on one part.
+
+    ece: expected calibration error of the most probable label, over 15 bins of equal width (Guo
+    et al. 2017). log_loss: in nats. brier: the squared error summed over the labels, 0 to 2 (Brier
+    1950). bins: those of the error, from confidence 0 to 1; kept for the test part alone.
+    """
+
+    ece: float
+    log_loss: Estimate
+    brier: Estimate
+    bins: tuple[ReliabilityBin, ...] = ()
+
+
+class Calibration(Frozen):
+    """The validation and the test part before and after the logits are divided by `temperature`.
+
+    note: why it was left at 1, where it was.
+    """
+
+    before: dict[str, CalibrationFigures]
+    after: dict[str, CalibrationFigures]
+    note: str | None = None
+
+
+class Verdict(Frozen):
+    """What the curves and the metrics say of the fit.
+
+    gap: accuracy on the training part less that on the test part. since_epoch: where validation
+    loss was lowest before it rose, for overfitting that shows there. advice: what to try, each
+    naming keys of the recipe.
+    """
+
+    kind: Literal["underfitting", "overfitting", "fine"]
+    gap: Estimate
+    since_epoch: int | None = None
+    text: str
+    advice: tuple[str, ...] = ()
 
 
 class Epoch(Frozen):
@@ -103,8 +171,9 @@ class Manifest(Frozen):
 
     version: the start of content_sha256, which covers every field but the two, `created` and
     `commit`. temperature: what the network's logits are divided by inside the graph, so that the
-    graph's `logits` are those whose softmax is `probabilities`. recipe: resolved, with the device
-    and the thread count that were used, without the paths of the machine.
+    graph's `logits` are those whose softmax is `probabilities`. threshold: what the second of two
+    labels' probability must exceed for it to be the answer; see `artifacts.decision`. recipe:
+    resolved, with the device and the thread count that were used, without the paths of the machine.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -119,8 +188,11 @@ class Manifest(Frozen):
     network: NetworkConfig
     parameters: int
     temperature: float = Field(default=1.0, gt=0)
+    threshold: float = Field(default=0.5, gt=0, lt=1)
     max_batch_size: int = Field(ge=1)
     metrics: dict[str, Metrics]
+    calibration: Calibration | None = None
+    verdict: Verdict | None = None
     history: tuple[Epoch, ...] = ()
     kept_epoch: int | None = None
     recipe: dict[str, Any]
@@ -162,6 +234,8 @@ class Manifest(Frozen):
             raise ValueError("labels must be unique")
         if (self.task == "binary") != (len(self.labels) == 2):
             raise ValueError(f"a {self.task} task cannot have {len(self.labels)} labels")
+        if self.threshold != 0.5 and self.task != "binary":
+            raise ValueError(f"threshold: expected 0.5 for {len(self.labels)} labels")
         return self
 
     @property
@@ -180,7 +254,8 @@ class Manifest(Frozen):
             mode="json",
             include={
                 "name", "version", "created", "task", "labels", "input", "preprocessing",
-                "network", "parameters", "temperature", "max_batch_size", "metrics", "parity",
+                "network", "parameters", "temperature", "threshold", "max_batch_size", "metrics",
+                "parity",
             },
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ import numpy as np
 from artifacts.backends import Model, open_backend
 from artifacts.bundle import Bundle, Golden
 from artifacts.cells import check_columns, encode_columns
+from artifacts.decision import decide
 from artifacts.devices import Device, resolve_device
 from artifacts.errors import DataError, ParityError
 from artifacts.inputs import ImageInput
@@ -24,7 +25,10 @@ _ONE_ANSWER_ROWS = 64
 
 @dataclass(frozen=True)
 class Predictions:
-    """Answers for N rows: index int64 [N]; logits and probabilities float32 [N, K]."""
+    """Answers for N rows: index int64 [N]; logits and probabilities float32 [N, K].
+
+    index is the most probable label, or for two labels what the bundle's threshold says.
+    """
 
     labels: tuple[str, ...]
     index: np.ndarray
@@ -33,7 +37,7 @@ class Predictions:
 
     @property
     def label(self) -> list[str]:
-        """The most probable label of each row."""
+        """The answered label of each row."""
         return [self.labels[index] for index in self.index]
 
 
@@ -93,9 +97,8 @@ class Predictor:
             row = min(bad)
             raise DataError(f"row {row}: {bad[row]}")
         logits, probabilities = self.run(raw)
-        return Predictions(
-            self.manifest.labels, probabilities.argmax(axis=1), logits, probabilities
-        )
+        index = decide(probabilities, self.manifest.threshold)
+        return Predictions(self.manifest.labels, index, logits, probabilities)
 
 
 def open_bundle(

@@ -15,6 +15,7 @@ from artifacts.inputs import (
     ImageInput,
     TableInput,
 )
+from artifacts.manifest import Manifest
 from artifacts.references import list_bundles, promoted_version
 
 _MOST_COLUMNS = 30
@@ -38,13 +39,19 @@ def summary_lines(bundle: Bundle) -> list[str]:
         *(f"  note       {note}" for note in manifest.data.notes),
     ]
     for part, metrics in manifest.metrics.items():
-        figures = {"accuracy": metrics.accuracy, "AUC": metrics.auc, "log loss": metrics.log_loss}
+        figures = {
+            "accuracy": metrics.accuracy,
+            "AUC": metrics.auc,
+            "PR-AUC": metrics.average_precision,
+            "log loss": metrics.log_loss,
+        }
         shown = "  ".join(
             f"{name} {figure.value:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
             for name, figure in figures.items()
             if figure is not None
         )
         lines.append(f"  {part:<11}{shown}  n = {metrics.rows}")
+    lines += _fit_lines(manifest)
     for file, parity in manifest.parity.items():
         lines.append(
             f"  parity     {file}: largest difference {parity.max_abs_diff:.2g}, "
@@ -52,6 +59,28 @@ def summary_lines(bundle: Bundle) -> list[str]:
         )
     for file, info in sorted(manifest.files.items()):
         lines.append(f"  file       {file:<14}{info.size:>12,} bytes  sha256 {info.sha256[:16]}")
+    return lines
+
+
+def _fit_lines(manifest: Manifest) -> list[str]:
+    """Calibration, threshold and verdict, as far as the manifest has them."""
+    lines = []
+    if manifest.calibration is not None:
+        before, after = manifest.calibration.before["test"], manifest.calibration.after["test"]
+        lines.append(
+            f"  calibrated temperature {manifest.temperature:.4g}; of the test part: ECE "
+            f"{before.ece:.4f} -> {after.ece:.4f}, log loss {before.log_loss.value:.4f} -> "
+            f"{after.log_loss.value:.4f}, Brier score {before.brier.value:.4f} -> "
+            f"{after.brier.value:.4f}"
+        )
+    if manifest.threshold != 0.5:
+        lines.append(
+            f"  threshold  {manifest.labels[1]} where its probability is above "
+            f"{manifest.threshold:g}"
+        )
+    if manifest.verdict is not None:
+        lines.append(f"  verdict    {manifest.verdict.text}")
+        lines += [f"  to try     {line}" for line in manifest.verdict.advice]
     return lines
 
 

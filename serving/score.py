@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artifacts.decision import decide
 from artifacts.errors import DataError
 from artifacts.manifest import Manifest
 from artifacts.predictor import Predictor
@@ -97,7 +98,7 @@ def _score(
             if not len(chunk.rows):
                 continue
             _, probabilities = predictor.run(chunk.raw, batch_size)
-            counts += np.bincount(probabilities.argmax(axis=1), minlength=len(counts))
+            counts += np.bincount(decide(probabilities, manifest.threshold), minlength=len(counts))
             part = out / f"part-{parts:05d}.parquet"
             written += [part, _temporary(part)]
             pq.write_table(answer_table(manifest, chunk, probabilities), _temporary(part))
@@ -126,9 +127,10 @@ def _score(
 def answer_table(manifest: Manifest, chunk: Chunk, probabilities: np.ndarray) -> pa.Table:
     """The rows of a part: passed columns, row, label, index, probability, one for each label.
 
-    probabilities: float32 [N, K]; they are stored as they are.
+    probabilities: float32 [N, K]; they are stored as they are. label and index are decided at the
+    manifest's threshold; probability is that label's.
     """
-    index = probabilities.argmax(axis=1)
+    index = decide(probabilities, manifest.threshold)
     answers: dict[str, pa.Array] = {
         "row": pa.array(chunk.rows, pa.int64()),
         "label": pa.array(np.array(manifest.labels, dtype=object)[index], pa.string()),

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from artifacts.cells import encode_columns
+from artifacts.decision import decide
 from artifacts.errors import DataError
 from artifacts.inputs import Column, ImageInput, TableInput
 from artifacts.manifest import Manifest
@@ -164,13 +165,16 @@ def response_encoder(manifest: Manifest) -> Callable[[np.ndarray, int | None], b
     """A function of probabilities, float32 [N, K], and top_k, to the response's bytes.
 
     Each number is the float32 written out as a double, so that parsing it gives the same bits.
+    The label, with its index and probability, is decided at the manifest's threshold; top_k orders
+    by probability alone, so that at another threshold than 0.5 the label need not come first, and
+    with top_k = 1 need not be listed.
     """
-    labels, reference = manifest.labels, manifest.reference
+    labels, reference, threshold = manifest.labels, manifest.reference, manifest.threshold
 
     def encode(probabilities: np.ndarray, top_k: int | None) -> bytes:
         predictions = []
         for index, row in zip(
-            probabilities.argmax(axis=1).tolist(), probabilities.tolist(), strict=True
+            decide(probabilities, threshold).tolist(), probabilities.tolist(), strict=True
         ):
             shown = range(len(labels))
             if top_k is not None:

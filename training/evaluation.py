@@ -1,4 +1,4 @@
-"""A part's loss, accuracy and probabilities, in eval mode."""
+"""A part's loss, accuracy, logits and probabilities, in eval mode."""
 
 from __future__ import annotations
 
@@ -29,9 +29,18 @@ def evaluate(
     return loss_sum / part.rows, correct / part.rows
 
 
+def logits_of(model: nn.Module, part: Batches) -> np.ndarray:
+    """The deployed model's logits, float32 [N, K], computed on the part's device."""
+    return _output(model, part, 0)
+
+
 def probabilities_of(model: nn.Module, part: Batches) -> np.ndarray:
     """The deployed model's probabilities, float32 [N, K], computed on the part's device."""
+    return _output(model, part, 1)
+
+
+def _output(model: nn.Module, part: Batches, index: int) -> np.ndarray:
     with torch.inference_mode():
         return np.concatenate(
-            [model(raw)[1].cpu().numpy() for raw, _ in part.all(part.answered_at_once)]
+            [model(raw)[index].cpu().numpy() for raw, _ in part.all(part.answered_at_once)]
         )

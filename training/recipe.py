@@ -216,10 +216,16 @@ class ExportConfig(Frozen):
     golden: "real" keeps held-out rows in the bundle, "synthetic" made ones in the same ranges.
     max_batch_size: the largest batch that the gate proves and that serving and scoring use; by
     default 1024, and less, down to 64, for large pictures.
+    calibrate: divide the logits by the temperature that suits the validation part best.
+    threshold: for two labels, what the second one's probability must exceed to be the answer; or
+    "f1", "balanced": the one with the best F1 of that label, or the best balanced accuracy, on the
+    validation part. 0.5 answers the most probable label.
     """
 
     golden: Literal["real", "synthetic"] = "real"
     max_batch_size: int | None = Field(default=None, ge=64, le=65536)
+    calibrate: bool = True
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["f1", "balanced"] = 0.5
 
 
 class Recipe(Frozen):

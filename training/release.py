@@ -18,16 +18,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from artifacts.backends import Model, run_module
 from artifacts.bundle import Bundle, Golden, write_bundle
 from artifacts.inputs import input_name
-from artifacts.manifest import BUNDLE_FILES, GOLDEN, PARITY, REPORT, DataInfo, Manifest, Metrics
+from artifacts.manifest import BUNDLE_FILES, GOLDEN, PARITY, REPORT, DataInfo, Manifest
 from artifacts.networks import DeployedClassifier
 from artifacts.references import promote as promote_bundle
 from training.batches import Batches
 from training.data import Dataset
-from training.evaluation import probabilities_of
 from training.export import export_model
 from training.fit import Fit
 from training.gate import parity_gate, summary, synthetic_rows
-from training.metrics import classification_metrics, confusion_matrix
+from training.measure import measure, measured_lines
 from training.recipe import Recipe
 from training.report import encode_parity, render_report
 
@@ -58,13 +57,11 @@ def release(trained: Trained, store: Path, say: Callable[[str], None], *, promot
         trained.recipe, trained.dataset, trained.model, trained.fitted
     )  # fmt: skip
     model.eval()
-    probabilities = {name: probabilities_of(model, part) for name, part in trained.batches.items()}
-    metrics = {
-        name: classification_metrics(probabilities[name], part.labels)
-        for name, part in dataset.parts.items()
-    }
-    for name, figures in metrics.items():
-        say(f"{name}: {_metrics_line(figures)}")
+    measured = measure(
+        model, trained.batches, dataset, recipe, fitted.history, fitted.kept_epoch
+    )  # fmt: skip
+    for line in measured_lines(measured, dataset.labels):
+        say(line)
 
     model.cpu()
     model.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -95,9 +92,12 @@ def release(trained: Trained, store: Path, say: Callable[[str], None], *, promot
         preprocessing=model.preprocess.steps,
         network=recipe.model,
         parameters=sum(parameter.numel() for parameter in model.network.parameters()),
-        temperature=model.temperature,
+        temperature=measured.temperature,
+        threshold=measured.threshold,
         max_batch_size=largest,
-        metrics=metrics,
+        metrics=measured.metrics,
+        calibration=measured.calibration,
+        verdict=measured.verdict,
         history=fitted.history,
         kept_epoch=fitted.kept_epoch,
         recipe=trained.resolved,
@@ -109,14 +109,11 @@ def release(trained: Trained, store: Path, say: Callable[[str], None], *, promot
         parity=summary(parity),
         files={},
     )
-    confusion = confusion_matrix(
-        probabilities["test"].argmax(axis=1), dataset.test.labels, len(dataset.labels)
-    )
     files = {
         **exported.files,
         GOLDEN: _golden(eager, dataset, recipe).encode(),
         PARITY: encode_parity(parity),
-        REPORT: render_report(draft, fitted, parity, confusion).encode(),
+        REPORT: render_report(draft, parity).encode(),
     }
     assert set(files) == set(BUNDLE_FILES), sorted(files)
     bundle = write_bundle(store, draft, files)
@@ -153,16 +150,6 @@ def _golden(eager: Model, dataset: Dataset, recipe: Recipe) -> Golden:
         raw, labels = dataset.test.raw[rows], dataset.test.labels[rows]
     logits, probabilities = eager(raw)
     return Golden(raw, logits, probabilities, labels)
-
-
-def _metrics_line(metrics: Metrics) -> str:
-    accuracy, loss = metrics.accuracy, metrics.log_loss
-    auc = metrics.auc
-    ranked = "" if auc is None else f"AUC {auc.value:.4f} [{auc.low:.4f}, {auc.high:.4f}], "
-    return (
-        f"accuracy {accuracy.value:.4f} [{accuracy.low:.4f}, {accuracy.high:.4f}], {ranked}"
-        f"log loss {loss.value:.4f} [{loss.low:.4f}, {loss.high:.4f}]  (95%, n = {metrics.rows})"
-    )
 
 
 def _package_versions() -> dict[str, str]:

@@ -7,11 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from artifacts.manifest import Epoch, Estimate, Manifest
+from artifacts.manifest import Calibration, Estimate, Manifest, Metrics, Verdict
 from artifacts.summary import describe_input
-from training.fit import Fit
+from training.charts import learning_curves, reliability_diagram
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --a: #0072b2; --b: #d55e00; }
@@ -30,26 +28,15 @@ def encode_parity(report: dict[str, Any]) -> bytes:
     return (json.dumps(report, indent=2) + "\n").encode()
 
 
-def render_report(
-    manifest: Manifest, fitted: Fit, parity: dict[str, Any], confusion: np.ndarray
-) -> str:
-    """One self-contained page. confusion: int64 [K, K] of the test part, rows are true classes.
+def render_report(manifest: Manifest, parity: dict[str, Any]) -> str:
+    """One self-contained page of what the manifest and the gate's report say.
 
     It holds no time of day and no path: the same training gives the same page.
     """
     title = html.escape(f"{manifest.name}: classifier report")
     rows = manifest.data.rows
-    gap = manifest.metrics["train"].accuracy.value - manifest.metrics["test"].accuracy.value
-    metrics = _table(
-        ["part", "rows", "accuracy [95%]", "AUC [95%]", "log loss [95%]"],
-        [
-            [
-                name, f"{m.rows}", _interval(m.accuracy),
-                "" if m.auc is None else _interval(m.auc), _interval(m.log_loss),
-            ]
-            for name, m in manifest.metrics.items()
-        ],
-    )  # fmt: skip
+    test = manifest.metrics["test"]
+    assert manifest.verdict and manifest.calibration and manifest.kept_epoch
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in manifest.data.notes)
     gate = _table(
         ["format", "batch size", "rows", "largest difference of logits", "other labels"],
@@ -73,11 +60,12 @@ def render_report(
 Network: {manifest.network.kind}, {manifest.parameters:,} parameters; input:
 {html.escape(describe_input(manifest.input))}.</p>
 {f"<p>Of the data:</p><ul>{notes}</ul>" if notes else ""}
-<h2>How good it is</h2>{metrics}
-<p>Accuracy on the training part is {abs(gap) * 100:.1f} points
-{"above" if gap >= 0 else "below"} that on the test part.</p>
-<h2>Learning curves</h2>{_curves(fitted.history, fitted.kept_epoch)}
-<h2>Confusion matrix</h2>{_confusion(confusion, manifest.labels)}
+<h2>Verdict</h2>{_verdict(manifest.verdict)}
+<h2>How good it is</h2>{_metrics(manifest)}
+<h2>Learning curves</h2>{learning_curves(manifest.history, manifest.kept_epoch)}
+<h2>Calibration</h2>{_calibration(manifest.calibration, manifest.temperature)}
+<h2>Each label</h2>{_labels(test)}
+<h2>Confusion matrix</h2>{_confusion(test, manifest.labels)}
 <h2>Parity gate</h2>
 <p>Every format against the trained model on {parity["held_out_rows"]} held-out rows and
 {parity["edge_rows"]} edge inputs; allowed: {html.escape(parity["tolerance"])}.
@@ -89,7 +77,76 @@ Network: {manifest.network.kind}, {manifest.parameters:,} parameters; input:
 """
 
 
-def _interval(estimate: Estimate) -> str:
+def _verdict(verdict: Verdict) -> str:
+    tried = "".join(f"<li><code>{html.escape(line)}</code></li>" for line in verdict.advice)
+    return f"<p>{html.escape(verdict.text.capitalize())}.</p>" + (
+        f"<p>To try, each with <code>--set</code>:</p><ul>{tried}</ul>" if tried else ""
+    )
+
+
+def _metrics(manifest: Manifest) -> str:
+    parts = manifest.metrics
+    ranked = any(part.average_precision for part in parts.values())
+    head = ["part", "rows", "accuracy [95%]", "AUC [95%]"]
+    head += [*(["PR-AUC [95%]"] if ranked else []), "log loss [95%]"]
+    body = []
+    for name, part in parts.items():
+        row = [name, f"{part.rows}", _interval(part.accuracy), _interval(part.auc)]
+        row += [_interval(part.average_precision)] if ranked else []
+        body.append([*row, _interval(part.log_loss)])
+    table = _table(head, body)
+    if manifest.threshold == 0.5:
+        return table
+    return (
+        f"{table}<p>{html.escape(manifest.labels[1])} is answered where its probability is above "
+        f"{manifest.threshold:g}.</p>"
+    )
+
+
+def _calibration(calibration: Calibration, temperature: float) -> str:
+    figures = [
+        (name, when, figures)
+        for name in calibration.after
+        for when, figures in (
+            ("before", calibration.before[name]), ("after", calibration.after[name])
+        )
+    ]  # fmt: skip
+    table = _table(
+        ["part", "", "ECE", "log loss [95%]", "Brier score [95%]"],
+        [
+            [name, when, f"{f.ece:.4f}", _interval(f.log_loss), _interval(f.brier)]
+            for name, when, f in figures
+        ],
+    )
+    before, after = calibration.before["test"], calibration.after["test"]
+    said = (
+        f"The logits are divided by {temperature:.4g}, chosen on the validation part."
+        if calibration.note is None
+        else f"The logits are left as they are: {html.escape(calibration.note)}."
+    )
+    diagram = reliability_diagram(
+        before.bins,
+        after.bins,
+        f"Rows of the test part in 15 bins by the most probable label's probability: how often it "
+        f"is right. On the dotted line both are equal; expected calibration error {before.ece:.4f} "
+        f"before, {after.ece:.4f} after.",
+    )
+    return f"<p>{said}</p>{table}{diagram}"
+
+
+def _labels(test: Metrics) -> str:
+    return _table(
+        ["label", "rows", "precision [95%]", "recall [95%]", "F1 [95%]"],
+        [
+            [name, f"{f.support}", _interval(f.precision), _interval(f.recall), _interval(f.f1)]
+            for name, f in test.per_label.items()
+        ],
+    )
+
+
+def _interval(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
     return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
@@ -101,58 +158,21 @@ def _table(head: list[str], body: list[list[str]]) -> str:
     return f"<table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _confusion(confusion: np.ndarray, labels: Sequence[str]) -> str:
-    head = "<th>true \\ predicted</th>" + "".join(
-        f"<th>{html.escape(name)}</th>" for name in labels
-    )
-    largest = max(1, int(confusion.max()))
+def _confusion(test: Metrics, labels: Sequence[str]) -> str:
+    if test.confusion is None:
+        return f"<p>Left out: {len(labels)} labels are too many.</p>"
+    head = "<th>true \\ answered</th>" + "".join(f"<th>{html.escape(name)}</th>" for name in labels)
+    largest = max(1, max(map(max, test.confusion)))
     body = ""
-    for name, counts in zip(labels, confusion, strict=True):
+    for name, counts in zip(labels, test.confusion, strict=True):
         cells = "".join(
             f'<td style="background: color-mix(in srgb, var(--a) '
             f'{round(60 * count / largest)}%, transparent)">{count}</td>'
-            for count in counts.tolist()
+            for count in counts
         )
         body += f"<tr><th>{html.escape(name)}</th>{cells}</tr>"
     return (
         '<figure><table class="confusion"><thead><tr>'
         f"{head}</tr></thead><tbody>{body}</tbody></table>"
         "<figcaption>Rows of the test part, counted.</figcaption></figure>"
-    )
-
-
-def _curves(history: Sequence[Epoch], best_epoch: int) -> str:
-    width, height, left, top = 640, 260, 50, 15
-    lines = {
-        "training loss": ([record.train_loss for record in history], "var(--a)", ""),
-        "validation loss": ([r.validation_loss for r in history], "var(--b)", "6 3"),
-    }
-    largest = max(max(values) for values, _, _ in lines.values()) or 1.0
-    span = max(1, len(history) - 1)
-
-    def point(epoch: int, value: float) -> str:
-        x = left + (width - left - 20) * (epoch - 1) / span
-        y = top + (height - top - 40) * (1 - value / largest)
-        return f"{x:.1f},{y:.1f}"
-
-    body, legend = "", left + 20
-    for name, (values, colour, dash) in lines.items():
-        points = " ".join(point(epoch, value) for epoch, value in enumerate(values, start=1))
-        stroke = f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
-        body += f'<polyline points="{points}" fill="none" {stroke}/>'
-        body += f'<line x1="{legend}" x2="{legend + 30}" y1="{height - 8}" y2="{height - 8}" '
-        body += f'{stroke}/><text x="{legend + 36}" y="{height - 4}">{name}</text>'
-        legend += 180
-    x, _ = point(best_epoch, 0).split(",")
-    body += f'<line x1="{x}" x2="{x}" y1="{top}" y2="{height - 40}" stroke="currentColor" '
-    body += f'stroke-dasharray="2 4"/><text x="{x}" y="{height - 26}">epoch {best_epoch}</text>'
-    body += f'<text x="4" y="{top + 8}">{largest:.2f}</text><text x="4" y="{height - 40}">0</text>'
-    last = history[-1]
-    alt = (
-        f"Loss by epoch: training ends at {last.train_loss:.4f}, validation at "
-        f"{last.validation_loss:.4f}; the weights of epoch {best_epoch} are kept."
-    )
-    return (
-        f'<figure><svg viewBox="0 0 {width} {height}" width="100%" role="img" '
-        f'aria-label="{alt}">{body}</svg><figcaption>{alt}</figcaption></figure>'
     )

@@ -34,6 +34,7 @@ from training.ranks import Ranks, explained, is_first_rank, join_ranks
 from training.recipe import Recipe
 from training.release import Trained, commit, max_batch_size, release
 from training.schedule import resolve_schedule
+from training.threshold import check_threshold
 from training.tracking import tracking
 from training.transfer import load_backbone, weights_digest, with_backbone_defaults
 
@@ -68,6 +69,7 @@ def run(
         if ranks.first:
             _check_writable(store)
         dataset = _load(recipe, ranks)
+        check_threshold(recipe.export, dataset.labels)
         info = dataset.info()
         ranks.same(info.fingerprint, "the data")
         recipe = recipe.model_copy(
