@@ -18,10 +18,11 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as in artifacts.pixels
 
 def augment_pixels(raw: Tensor, config: AugmentConfig) -> Tensor:
     """raw: uint8 [N, C, H, W] -> the same shape, uint8 or float32 from 0 to 255."""
-    if config.flip:
-        raw = torch.where(_coin(raw), raw.flip(3), raw)
+    flipped = torch.rand((len(raw), 1), device=raw.device) < 0.5 if config.flip else None
     if config.crop:
-        raw = _moved(raw, config.crop, config.pad)
+        raw = _moved(raw, config.crop, config.pad, flipped)
+    elif flipped is not None:
+        raw = torch.where(flipped[:, :, None, None], raw.flip(3), raw)
     if config.rotate or config.shift or config.zoom:
         raw = _turned(raw.float(), config)
     if config.colour:
@@ -57,9 +58,9 @@ def mix(inputs: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor, float]:
         and (config.mixup == 0 or torch.rand(()).item() < 0.5)
     )
     alpha = config.cutmix if cut else config.mixup
-    share = torch.distributions.Beta(alpha, alpha).sample().item()
+    share = torch.distributions.Beta(alpha, alpha, validate_args=False).sample().item()
     if not cut:
-        return torch.lerp(inputs[partner], inputs, share), partner, share
+        return torch.lerp(inputs.index_select(0, partner), inputs, share), partner, share
     height, width = inputs.shape[2:]
     cut_height = round(height * math.sqrt(1 - share))
     cut_width = round(width * math.sqrt(1 - share))
@@ -71,25 +72,23 @@ def mix(inputs: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor, float]:
     return mixed, partner, 1 - cut_height * cut_width / (height * width)
 
 
-def _coin(raw: Tensor) -> Tensor:
-    return torch.rand((len(raw), 1, 1, 1), device=raw.device) < 0.5
-
-
-def _moved(raw: Tensor, most: int, pad: str) -> Tensor:
-    """Moved by -most to +most pixels each way."""
-    rows, _, height, width = raw.shape
+def _moved(raw: Tensor, most: int, pad: str, flipped: Tensor | None) -> Tensor:
+    """Moved by -most to +most pixels each way, after those in `flipped`, [N, 1], were mirrored."""
+    rows, channels, height, width = raw.shape
     device = raw.device
     shift = torch.randint(-most, most + 1, (2, rows, 1), device=device)
     y = torch.arange(height, device=device) + shift[0]
     x = torch.arange(width, device=device) + shift[1]
-    inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[
-        :, None, None, :
-    ]
-    y, x = _mirrored(y, height), _mirrored(x, width)
-    number = torch.arange(rows, device=device)[:, None, None]
-    # [N, H, W, C] by advanced indexing, then the channels back in front.
-    moved = raw.permute(0, 2, 3, 1)[number, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
-    return moved if pad == "mirror" else moved * inside
+    from_y, from_x = _mirrored(y, height), _mirrored(x, width)
+    if flipped is not None:
+        from_x = torch.where(flipped, width - 1 - from_x, from_x)
+    # One index a pixel: several times faster than advanced indexing by row, y and x.
+    source = (from_y[:, :, None] * width + from_x[:, None, :]).flatten(1)[:, None, :]
+    moved = raw.flatten(2).gather(2, source.expand(-1, channels, -1)).view(raw.shape)
+    if pad == "mirror":
+        return moved
+    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    return moved * inside[:, None]
 
 
 def _mirrored(index: Tensor, size: int) -> Tensor:

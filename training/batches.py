@@ -48,7 +48,8 @@ class Batches:
         on_device = torch.cat(list(batches)).to(self.device, non_blocking=True).split(sizes)
         if self._raw is not None:
             for rows in on_device:
-                yield self._raw[rows], self.labels[rows]
+                # Several times faster than indexing with [].
+                yield self._raw.index_select(0, rows), self.labels.index_select(0, rows)
             return
         loader = DataLoader(
             self._decoded,
