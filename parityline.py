@@ -69,6 +69,12 @@ def train(
     promote: Annotated[
         bool, typer.Option("--promote/--no-promote", help="Make NAME stand for the new version.")
     ] = True,
+    preflight: Annotated[
+        bool,
+        typer.Option(
+            "--preflight/--no-preflight", help="See first whether labels, input and network can."
+        ),
+    ] = True,
 ) -> None:
     """Train a recipe, prove its exports against it, and release the bundle.
 
@@ -84,7 +90,7 @@ def train(
     resolved = load_recipe(
         recipe, set_ or [], name=name, data=data, target=target, skip_bad=skip_bad
     )
-    run(resolved, store_path(), promote=promote, console=console)
+    run(resolved, store_path(), promote=promote, console=console, preflight=preflight)
 
 
 @app.command()

@@ -38,6 +38,7 @@ from training.fit import Backbone, Fit, fit
 from training.gate import parity_gate, summary, synthetic_rows
 from training.metrics import classification_metrics, confusion_matrix
 from training.precision import compute_precision
+from training.preflight import preflight as check_first
 from training.progress import epoch_display
 from training.recipe import Recipe
 from training.report import encode_parity, render_report
@@ -49,10 +50,13 @@ _GOLDEN_BYTES = 4 * 2**20
 _PACKAGES = ("parityline", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "pillow")
 
 
-def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bundle:
+def run(
+    recipe: Recipe, store: Path, *, promote: bool, console: Console, preflight: bool = True
+) -> Bundle:
     """Train `recipe` and release the bundle into `store`.
 
     Until the last step, which is one rename, the store holds nothing of it.
+    preflight: see first, in a second or two, whether it can be trained at all.
     Raises DataError, DeviceError, ParityError or BundleError, each with one line for its reader.
     """
     began = time.perf_counter()
@@ -90,6 +94,10 @@ def run(recipe: Recipe, store: Path, *, promote: bool, console: Console) -> Bund
         name: Batches(part, torch.device(device), recipe.data.workers)
         for name, part in dataset.parts.items()
     }
+    if preflight:
+        _say(console, check_first(
+            network, model.preprocess, batches["train"], len(dataset.labels), recipe.train, backbone
+        ))  # fmt: skip
     began_training = time.perf_counter()
     with epoch_display(console, recipe.train.epochs) as show:
         fitted = fit(
