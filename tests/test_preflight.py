@@ -213,9 +213,9 @@ def test_a_value_that_is_no_number_is_named_with_its_row_and_place(
 
 
 def test_what_overflows_float32_only_after_preprocessing_is_found() -> None:
-    part = table()
-    part.raw[150, 4] = 1e39
-    with pytest.raises(DataError, match=r"row 150 .*found inf at \[4\]; raw, it has values from"):
+    part = table(rows=3000)
+    part.raw[2500, 4] = 1e39
+    with pytest.raises(DataError, match=r"row 2500 .*found inf at \[4\]; raw, it has values from"):
         check(small(), part, 3, ToFloat32())
 
 
@@ -256,6 +256,11 @@ def test_a_layer_that_is_cut_off_from_the_loss_is_named() -> None:
     frozen = Detached(lambda x: x.detach())
     frozen.body.requires_grad_(False)
     assert "learned" in check(frozen, table(), 3, ToFloat32())
+
+
+def test_a_network_of_which_nothing_is_trained_yet_learns_8_rows_all_the_same() -> None:
+    network = small().requires_grad_(False)
+    assert "8 of 8 rows learned" in check(network, table(), 3, ToFloat32())
 
 
 def test_gradients_of_zero_are_named() -> None:
