@@ -72,6 +72,13 @@ def train(
     promote: Annotated[
         bool, typer.Option("--promote/--no-promote", help="Make NAME stand for the new version.")
     ] = True,
+    preflight: Annotated[
+        bool,
+        typer.Option(
+            "--preflight/--no-preflight",
+            help="See first, in seconds, whether it can be trained at all.",
+        ),
+    ] = True,
     track: Annotated[
         Optional[bool],
         typer.Option(
@@ -100,7 +107,7 @@ def train(
     try:
         run(
             resolved, store_path(), promote=promote, console=console, resume=resume,
-            track=wanted(track),
+            preflight=preflight, track=wanted(track),
         )  # fmt: skip
     except Interrupted as interrupted:
         raise Stopped(

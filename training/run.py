@@ -29,6 +29,7 @@ from training.encoding import preprocessing
 from training.fit import Backbone, Fit, fit
 from training.interrupts import catch_interrupts
 from training.precision import compute_precision
+from training.preflight import preflight as check_first
 from training.progress import epoch_display
 from training.ranks import Ranks, explained, is_first_rank, join_ranks
 from training.recipe import Recipe
@@ -46,12 +47,14 @@ def run(
     promote: bool,
     console: Console,
     resume: bool = False,
+    preflight: bool = True,
     track: bool = False,
 ) -> Bundle | None:
     """Train `recipe` and release the bundle into `store`; None in all processes but the first.
 
     Until the last step, which is one rename, the store holds nothing of it but checkpoints, from
-    which `resume` goes on. track: record the run in MLflow.
+    which `resume` goes on. preflight: see first, in a second or two, whether it can be trained at
+    all. track: record the run in MLflow.
     Raises DataError, DeviceError, ParityError, BundleError, CheckpointError or RankError, each with
     one line for its reader; and Interrupted after SIGINT or SIGTERM.
     """
@@ -109,6 +112,11 @@ def run(
             tags = {"data_fingerprint": info.fingerprint, "commit": commit()}
             run_id = checkpoints.record.run_id
             tracker.start(recipe.name, resolved, tags, run_id, resumed=saved is not None)
+            if preflight and saved is None:
+                say(console, check_first(
+                    network, model.preprocess, batches["train"], len(dataset.labels),
+                    recipe.train, backbone,
+                ))  # fmt: skip
         began_training = time.perf_counter()
         with explained(), epoch_display(console, recipe.train.epochs) as show:
             fitted = fit(
