@@ -410,7 +410,7 @@ class Reached(Exception):
 def test_a_run_begins_with_it_unless_told_not_to(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def begin(*_: object) -> None:
+    def begin(*_: object, **__: object) -> None:
         raise Reached
 
     monkeypatch.setattr("training.run.fit", begin)

@@ -57,6 +57,9 @@ def preflight(
     seconds: how long it may learn the 8 rows; what takes longer is said, and is no failure.
     Raises DataError, in one line with the numbers, where something is broken.
     """
+    # torch imports it with the first optimizer, for seconds that are the training's, not these.
+    import torch._dynamo
+
     began = time.perf_counter()
     check_labels(train.labels, num_classes)
     devices = [train.device] if train.device.type == "cuda" else []
@@ -125,7 +128,7 @@ def _batches(
     order = class_by_class(train.labels, config.seed).repeat(_GRADIENT_BATCHES)
     for rows in order[: _GRADIENT_BATCHES * size].split(size):
         # One at a time: pictures that are decoded are so only when they are needed.
-        ((raw, labels),) = train.in_order(rows, size)
+        ((raw, labels),) = train.in_order([rows])
         inputs = preprocessed(preprocess, raw)
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
