@@ -32,7 +32,10 @@ def learning_curves(history: Sequence[Epoch], kept_epoch: int) -> str:
         legend += 180
     x, _ = point(kept_epoch, 0).split(",")
     body += f'<line x1="{x}" x2="{x}" y1="{top}" y2="{height - 40}" stroke="currentColor" '
-    body += f'stroke-dasharray="2 4"/><text x="{x}" y="{height - 26}">epoch {kept_epoch}</text>'
+    body += f'stroke-dasharray="2 4"/><text x="{x}" y="{height - 26}" '
+    # At the right edge the words would leave the picture.
+    anchor = "end" if kept_epoch > len(history) / 2 else "start"
+    body += f'text-anchor="{anchor}">epoch {kept_epoch}</text>'
     body += f'<text x="4" y="{top + 8}">{largest:.2f}</text><text x="4" y="{height - 40}">0</text>'
     last = history[-1]
     alt = (

@@ -141,7 +141,7 @@ def fit(
                 for optimizer in state.optimizers:
                     optimizer.zero_grad(set_to_none=True)
                 total = len(rows) if weights is None else weights[train.labels[rows]].sum()
-                step_loss = torch.zeros((), device=device)
+                step_loss: Tensor | None = None
                 for piece in range(config.accumulate):
                     raw, labels = next(stream)
                     inputs, partner, share = _inputs(raw, preprocess, config.augment)
@@ -158,14 +158,16 @@ def fit(
                         # The processes' gradients are averaged, their losses to be summed.
                         scaled = loss if ranks.world == 1 else loss * ranks.world
                         state.scaler.scale(scaled).backward()
-                    step_loss += loss.detach()
+                    found = loss.detach()
+                    step_loss = found if step_loss is None else step_loss + found
                     state.correct += (predicted_class(logits.detach()) == labels).sum()
                 look = state.step % _LOOK_EVERY == 0 or rows is left[-1]
                 norm = gradient_norm(state, config) if look or config.clip_norm else None
                 for optimizer in state.optimizers:
                     state.scaler.step(optimizer)
                 state.scaler.update()
-                state.loss_sum += step_loss * len(rows)
+                assert step_loss is not None
+                state.loss_sum.add_(step_loss, alpha=len(rows))
                 if look:
                     check_finite(state, ranks.sum(step_loss), norm, lr, len(steps), config)
                 state.step += 1

@@ -29,17 +29,19 @@ def loss_of(
         members = logits.shape[1]
         labels = labels.repeat_interleave(logits.shape[1])
         logits = logits.flatten(0, 1)
+    # Of rows that count alike the kernel sums or averages by itself.
+    reduction = "none" if class_weights is not None else "mean" if total is None else "sum"
     if logits.shape[1] == 1:
         targets = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
         losses = functional.binary_cross_entropy_with_logits(
-            logits[:, 0], targets, reduction="none"
+            logits[:, 0], targets, reduction=reduction
         )
     else:
         losses = functional.cross_entropy(
-            logits, labels, reduction="none", label_smoothing=label_smoothing
+            logits, labels, reduction=reduction, label_smoothing=label_smoothing
         )
     if class_weights is None:
-        return losses.mean() if total is None else losses.sum() / (total * members)
+        return losses if total is None else losses / (total * members)
     weights = class_weights[labels]
     whole = weights.sum() if total is None else total * members
     return (losses * weights).sum() / whole
