@@ -6,6 +6,7 @@ ahead by DataLoader workers. Both give the same batches.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -58,7 +59,7 @@ class Batches:
             num_workers=min(self._workers, len(batches)),
             prefetch_factor=2 if self._workers else None,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_the_group,
+            worker_init_fn=functools.partial(_begin_worker, os.getpid()),
             # Otherwise it draws from the global one, and dropout differs from that in memory.
             generator=torch.Generator(),
         )
@@ -74,8 +75,13 @@ class Batches:
         return self.in_order(torch.arange(first, self.rows, step).split(batch_size))
 
 
-def _leave_the_group(_worker: int) -> None:
-    """Ctrl-C goes to the whole group of a terminal's processes; the run alone decides on it."""
+def _begin_worker(run: int, _number: int) -> None:
+    """run: the process id of the run, which may have been killed in the meantime: torch's own
+    watch over it begins only now, and would wait for ever.
+    """
+    if os.getppid() != run:
+        os._exit(1)
+    # Ctrl-C goes to the whole group of a terminal's processes; the run alone decides on it.
     os.setpgid(0, 0)
 
 

@@ -378,6 +378,9 @@ def _categories(array: pa.ChunkedArray, config: DataConfig) -> tuple[tuple[str, 
 
 def _plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_float16(array.type):
+        # Before pyarrow 26 its values cannot be counted.
+        return array.cast(pa.float32())
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
