@@ -30,9 +30,10 @@ from training.fit import Backbone, Fit, fit
 from training.interrupts import catch_interrupts
 from training.precision import compute_precision
 from training.progress import epoch_display
-from training.ranks import Ranks, explained, is_first_rank, join_ranks
+from training.ranks import Ranks, explained, is_first_of_machine, is_first_rank, join_ranks
 from training.recipe import Recipe
 from training.release import Trained, commit, max_batch_size, release
+from training.run_record import flat
 from training.schedule import resolve_schedule
 from training.threshold import check_threshold
 from training.tracking import tracking
@@ -65,13 +66,14 @@ def run(
     with contextlib.ExitStack() as stack:
         tracker = stack.enter_context(tracking(track, console))
         interrupts = stack.enter_context(catch_interrupts())
-        ranks = stack.enter_context(join_ranks(device))
+        joined = stack.enter_context(contextlib.ExitStack())
+        ranks = joined.enter_context(join_ranks(device))
         if ranks.first:
             _check_writable(store)
         dataset = _load(recipe, ranks)
         check_threshold(recipe.export, dataset.labels)
         info = dataset.info()
-        ranks.same(info.fingerprint, "the data")
+        ranks.same({"the data's fingerprint": info.fingerprint})
         recipe = recipe.model_copy(
             update={"train": resolve_schedule(recipe.train, len(dataset.train))}
         )
@@ -95,13 +97,16 @@ def run(
             name: Batches(part, torch.device(device), recipe.data.workers)
             for name, part in dataset.parts.items()
         }
-        resolved = _resolved(recipe, device, precision, max_batch_size(recipe, dataset))
+        largest = max_batch_size(recipe, dataset)
+        resolved = _resolved(recipe, device, precision, largest, ranks)
+        record = _record(resolved, info, ranks)
+        ranks.same(flat({**record.recipe, "torch": torch.__version__, "precision": precision}))
         checkpoints, saved = None, None
         if ranks.first:
-            record = _record(resolved, info, ranks)
             opened = open_checkpoints(store, recipe.name, record, resume=resume)
             checkpoints, lines = stack.enter_context(opened)
-            saved, problems = checkpoints.read(torch.device(device))
+            # Each process takes it to its own device.
+            saved, problems = checkpoints.read(torch.device("cpu"))
             for line in (*lines, *problems):
                 say(console, line)
             if saved is not None:
@@ -116,6 +121,8 @@ def run(
                 recipe.train, tracker.followed(show), backbone,
                 ranks=ranks, checkpoints=checkpoints, resume=saved, interrupts=interrupts,
             )  # fmt: skip
+        # All together: a process must not wait to leave while the first exports for minutes.
+        joined.close()
         if not ranks.first:
             return None
         assert checkpoints is not None
@@ -154,18 +161,20 @@ def _device(recipe: Recipe) -> str:
 
 
 def _load(recipe: Recipe, ranks: Ranks) -> Dataset:
-    """The first process loads first: what it downloads, the others find."""
-    if ranks.first:
-        dataset = load_dataset(recipe.data)
-        ranks.broadcast(None)
-        return dataset
-    ranks.broadcast(None)
-    return load_dataset(recipe.data)
+    """First the first process, then each machine's first, then all: one downloads, all find it."""
+    dataset = None
+    for mine in (ranks.first, is_first_of_machine(), True):
+        if mine and dataset is None:
+            dataset = load_dataset(recipe.data)
+        ranks.meet()
+    assert dataset is not None
+    return dataset
 
 
 def _record(resolved: dict[str, Any], info: DataInfo, ranks: Ranks) -> RunRecord:
     """What a checkpoint is of: a recipe, its data, and the ground that it runs on."""
     content = {**resolved, "train": dict(resolved["train"])}
+    content["train"].pop("processes", None)
     ground = ("device", "threads", "precision")
     environment = {key: content["train"].pop(key) for key in ground}
     environment |= {
@@ -183,12 +192,19 @@ def _ranks_line(ranks: Ranks) -> str:
     return "" if ranks.world == 1 else f", {ranks.world} processes"
 
 
-def _resolved(recipe: Recipe, device: str, precision: str, largest: int) -> dict[str, Any]:
-    """The recipe as it was carried out: what was "auto" as it was, files without their folders."""
+def _resolved(
+    recipe: Recipe, device: str, precision: str, largest: int, ranks: Ranks
+) -> dict[str, Any]:
+    """The recipe as it was carried out: what was "auto" as it was, files without their folders.
+
+    train.processes: how many there were, where it was more than one.
+    """
     content = recipe.model_dump(
         mode="json", exclude={"summary": True, "data": {"path", "test_path", "workers"}}
     )
     content["train"].update(device=device, threads=torch.get_num_threads(), precision=precision)
+    if ranks.world > 1:
+        content["train"]["processes"] = ranks.world
     content["export"]["max_batch_size"] = largest
     digest = weights_digest(recipe)
     if digest is not None:
