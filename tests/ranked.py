@@ -205,6 +205,7 @@ def main(folder: Path) -> None:
     found["stores"] = [(store / rank).exists() for rank in "01"]
     alone = os.fork()
     if not alone:
+        signal.alarm(60)
         os.environ["PARITYLINE_RANK_TIMEOUT"] = "60"
         with (folder / "alone.err").open("w") as file:
             os.dup2(file.fileno(), 2)

@@ -21,6 +21,8 @@ from artifacts.references import resolve
 from tests.conftest import QUICK_DIGITS, ROOT, free_port
 from tests.ranked_checks import SETTINGS
 from training.ranks import ALONE, Ranks, is_first_rank, join_ranks
+from training.recipe import DataConfig
+from training.run import _share_of_machine
 
 GONE = (
     "another process of this run has ended, or has not answered for PARITYLINE_RANK_TIMEOUT="
@@ -211,6 +213,22 @@ def test_variables_that_say_nothing_are_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PARITYLINE_RANK_TIMEOUT", "soon")
     with pytest.raises(DataError, match="TIMEOUT: .* from 1, found 'soon'"), join_ranks("cpu"):
         pass
+
+
+def test_processes_of_one_machine_share_its_memory_and_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = DataConfig(source="images")
+    assert _share_of_machine(config) is config
+    for name, value in (("RANK", "9"), ("WORLD_SIZE", "12"), ("LOCAL_WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "cpu_count", lambda: 10)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**18}.__getitem__)
+    share = _share_of_machine(config)
+    # Half of 1 GiB, and all of the cores, for four.
+    assert (share.memory_mb, share.workers) == (128, 2)
+    said = config.model_copy(update={"memory_mb": 300, "workers": 0})
+    assert _share_of_machine(said) == said
 
 
 def test_torchrun_releases_a_bundle_as_good_as_that_of_one_process(

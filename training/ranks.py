@@ -131,6 +131,11 @@ def is_first_of_machine() -> bool:
     return _world() == 1 or _local_rank() == 0
 
 
+def processes_of_machine() -> int:
+    """How many processes of the run share this machine, as torchrun says."""
+    return 1 if _world() == 1 else _number("LOCAL_WORLD_SIZE", 1, 1)
+
+
 @contextlib.contextmanager
 def join_ranks(device: str) -> Iterator[Ranks]:
     """The processes that torchrun started, joined over gloo; CUDA tensors go over NCCL.

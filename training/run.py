@@ -7,6 +7,7 @@ torchrun --nproc-per-node 2 -m training digits
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -30,8 +31,15 @@ from training.fit import Backbone, Fit, fit
 from training.interrupts import catch_interrupts
 from training.precision import compute_precision
 from training.progress import epoch_display
-from training.ranks import Ranks, explained, is_first_of_machine, is_first_rank, join_ranks
-from training.recipe import Recipe
+from training.ranks import (
+    Ranks,
+    explained,
+    is_first_of_machine,
+    is_first_rank,
+    join_ranks,
+    processes_of_machine,
+)
+from training.recipe import DataConfig, Recipe
 from training.release import Trained, commit, max_batch_size, release
 from training.run_record import flat
 from training.schedule import resolve_schedule
@@ -70,7 +78,8 @@ def run(
         ranks = joined.enter_context(join_ranks(device))
         if ranks.first:
             _check_writable(store)
-        dataset = _load(recipe, ranks)
+        data = _share_of_machine(recipe.data)
+        dataset = _load(data, ranks)
         check_threshold(recipe.export, dataset.labels)
         info = dataset.info()
         ranks.same({"the data's fingerprint": info.fingerprint})
@@ -94,7 +103,7 @@ def run(
         model = DeployedClassifier(preprocess, network, temperature=1.0).to(device)
         precision = compute_precision(network, recipe.train, torch.device(device))
         batches = {
-            name: Batches(part, torch.device(device), recipe.data.workers)
+            name: Batches(part, torch.device(device), data.workers)
             for name, part in dataset.parts.items()
         }
         largest = max_batch_size(recipe, dataset)
@@ -160,12 +169,23 @@ def _device(recipe: Recipe) -> str:
     return device
 
 
-def _load(recipe: Recipe, ranks: Ranks) -> Dataset:
+def _share_of_machine(config: DataConfig) -> DataConfig:
+    """What each process takes by default of the memory and the cores that several share."""
+    sharing = processes_of_machine()
+    if sharing == 1:
+        return config
+    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21
+    shares = {"memory_mb": memory_mb // sharing, "workers": (os.cpu_count() or 1) // sharing}
+    unset = {key: max(1, share) for key, share in shares.items() if getattr(config, key) is None}
+    return config.model_copy(update=unset)
+
+
+def _load(config: DataConfig, ranks: Ranks) -> Dataset:
     """First the first process, then each machine's first, then all: one downloads, all find it."""
     dataset = None
     for mine in (ranks.first, is_first_of_machine(), True):
         if mine and dataset is None:
-            dataset = load_dataset(recipe.data)
+            dataset = load_dataset(config)
         ranks.meet()
     assert dataset is not None
     return dataset
