@@ -43,6 +43,7 @@ class Batches:
 
     def in_order(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """(raw [n, ...], labels [n]) for each batch of row numbers, int64 on CPU."""
+        batches = [rows for rows in batches if len(rows)]
         if not batches:
             return
         sizes = [len(rows) for rows in batches]

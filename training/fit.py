@@ -114,8 +114,8 @@ def fit(
         if stop or save:
             _save(state, checkpoints, ranks)
         if stop:
-            assert interrupts is not None
-            raise Interrupted(interrupts.received)
+            # The signal came to any of the processes.
+            raise Interrupted(next(found for found in ranks.gather(received) if found))
 
     with contextlib.nullcontext() if interrupts is None else interrupts.deferred():
         while not state.finished:
@@ -275,7 +275,8 @@ def _parallel_and_compiled(
     forward = network
     if ranks.world > 1:
         # Buffers are alike already: batch norm's statistics are those of all rows.
-        forward = data_parallel = DistributedDataParallel(network, forward_sync_buffers=False)
+        forward = data_parallel = DistributedDataParallel(network)
+        data_parallel.broadcast_buffers = False  # as an argument torch 2.14 renamed it
     if config.compile:
         forward = torch.compile(forward)
     return forward, data_parallel

@@ -7,6 +7,7 @@ torchrun --nproc-per-node 2 -m training digits
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -31,9 +32,17 @@ from training.interrupts import catch_interrupts
 from training.precision import compute_precision
 from training.preflight import preflight as check_first
 from training.progress import epoch_display
-from training.ranks import Ranks, explained, is_first_rank, join_ranks
-from training.recipe import Recipe
+from training.ranks import (
+    Ranks,
+    explained,
+    is_first_of_machine,
+    is_first_rank,
+    join_ranks,
+    processes_of_machine,
+)
+from training.recipe import DataConfig, Recipe
 from training.release import Trained, commit, max_batch_size, release
+from training.run_record import flat
 from training.schedule import resolve_schedule
 from training.threshold import check_threshold
 from training.tracking import tracking
@@ -68,13 +77,15 @@ def run(
     with contextlib.ExitStack() as stack:
         tracker = stack.enter_context(tracking(track, console))
         interrupts = stack.enter_context(catch_interrupts())
-        ranks = stack.enter_context(join_ranks(device))
+        joined = stack.enter_context(contextlib.ExitStack())
+        ranks = joined.enter_context(join_ranks(device))
         if ranks.first:
             _check_writable(store)
-        dataset = _load(recipe, ranks)
+        data = _share_of_machine(recipe.data)
+        dataset = _load(data, ranks)
         check_threshold(recipe.export, dataset.labels)
         info = dataset.info()
-        ranks.same(info.fingerprint, "the data")
+        ranks.same({"the data's fingerprint": info.fingerprint})
         recipe = recipe.model_copy(
             update={"train": resolve_schedule(recipe.train, len(dataset.train))}
         )
@@ -95,16 +106,19 @@ def run(
         model = DeployedClassifier(preprocess, network, temperature=1.0).to(device)
         precision = compute_precision(network, recipe.train, torch.device(device))
         batches = {
-            name: Batches(part, torch.device(device), recipe.data.workers)
+            name: Batches(part, torch.device(device), data.workers)
             for name, part in dataset.parts.items()
         }
-        resolved = _resolved(recipe, device, precision, max_batch_size(recipe, dataset))
+        largest = max_batch_size(recipe, dataset)
+        resolved = _resolved(recipe, device, precision, largest, ranks)
+        record = _record(resolved, info, ranks)
+        ranks.same(flat({**record.recipe, "torch": torch.__version__, "precision": precision}))
         checkpoints, saved = None, None
         if ranks.first:
-            record = _record(resolved, info, ranks)
             opened = open_checkpoints(store, recipe.name, record, resume=resume)
             checkpoints, lines = stack.enter_context(opened)
-            saved, problems = checkpoints.read(torch.device(device))
+            # Each process takes it to its own device.
+            saved, problems = checkpoints.read(torch.device("cpu"))
             for line in (*lines, *problems):
                 say(console, line)
             if saved is not None:
@@ -124,6 +138,8 @@ def run(
                 recipe.train, tracker.followed(show), backbone,
                 ranks=ranks, checkpoints=checkpoints, resume=saved, interrupts=interrupts,
             )  # fmt: skip
+        # All together: a process must not wait to leave while the first exports for minutes.
+        joined.close()
         if not ranks.first:
             return None
         assert checkpoints is not None
@@ -161,19 +177,32 @@ def _device(recipe: Recipe) -> str:
     return device
 
 
-def _load(recipe: Recipe, ranks: Ranks) -> Dataset:
-    """The first process loads first: what it downloads, the others find."""
-    if ranks.first:
-        dataset = load_dataset(recipe.data)
-        ranks.broadcast(None)
-        return dataset
-    ranks.broadcast(None)
-    return load_dataset(recipe.data)
+def _share_of_machine(config: DataConfig) -> DataConfig:
+    """What each process takes by default of the memory and the cores that several share."""
+    sharing = processes_of_machine()
+    if sharing == 1:
+        return config
+    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21
+    shares = {"memory_mb": memory_mb // sharing, "workers": (os.cpu_count() or 1) // sharing}
+    unset = {key: max(1, share) for key, share in shares.items() if getattr(config, key) is None}
+    return config.model_copy(update=unset)
+
+
+def _load(config: DataConfig, ranks: Ranks) -> Dataset:
+    """First the first process, then each machine's first, then all: one downloads, all find it."""
+    dataset = None
+    for mine in (ranks.first, is_first_of_machine(), True):
+        if mine and dataset is None:
+            dataset = load_dataset(config)
+        ranks.meet()
+    assert dataset is not None
+    return dataset
 
 
 def _record(resolved: dict[str, Any], info: DataInfo, ranks: Ranks) -> RunRecord:
     """What a checkpoint is of: a recipe, its data, and the ground that it runs on."""
     content = {**resolved, "train": dict(resolved["train"])}
+    content["train"].pop("processes", None)
     ground = ("device", "threads", "precision")
     environment = {key: content["train"].pop(key) for key in ground}
     environment |= {
@@ -191,12 +220,19 @@ def _ranks_line(ranks: Ranks) -> str:
     return "" if ranks.world == 1 else f", {ranks.world} processes"
 
 
-def _resolved(recipe: Recipe, device: str, precision: str, largest: int) -> dict[str, Any]:
-    """The recipe as it was carried out: what was "auto" as it was, files without their folders."""
+def _resolved(
+    recipe: Recipe, device: str, precision: str, largest: int, ranks: Ranks
+) -> dict[str, Any]:
+    """The recipe as it was carried out: what was "auto" as it was, files without their folders.
+
+    train.processes: how many there were, where it was more than one.
+    """
     content = recipe.model_dump(
         mode="json", exclude={"summary": True, "data": {"path", "test_path", "workers"}}
     )
     content["train"].update(device=device, threads=torch.get_num_threads(), precision=precision)
+    if ranks.world > 1:
+        content["train"]["processes"] = ranks.world
     content["export"]["max_batch_size"] = largest
     digest = weights_digest(recipe)
     if digest is not None:

@@ -63,7 +63,7 @@ def differences(there: RunRecord, now: RunRecord) -> str:
     """What of the recipe and the data differs, each with both values."""
     found = []
     for what in ("recipe", "data"):
-        before, after = _flat(getattr(there, what)), _flat(getattr(now, what))
+        before, after = flat(getattr(there, what)), flat(getattr(now, what))
         for key in sorted(before.keys() | after.keys()):
             if before.get(key) != after.get(key):
                 label = f"data's {key}" if what == "data" else key
@@ -77,7 +77,7 @@ def ground_lines(there: RunRecord, now: RunRecord) -> list[str]:
 
     Raises DataError for another number of processes.
     """
-    before, after = _flat(there.environment), _flat(now.environment)
+    before, after = flat(there.environment), flat(now.environment)
     if before.get("processes") != after.get("processes"):
         raise DataError(
             f"--resume: the run was begun by {before.get('processes')} processes, now there are "
@@ -96,11 +96,12 @@ def ground_lines(there: RunRecord, now: RunRecord) -> list[str]:
     ]
 
 
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"lr": 0.1}} -> {"train.lr": 0.1}."""
+    found: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found

@@ -111,8 +111,9 @@ class TrainingState:
             "cuda": torch.cuda.get_rng_state() if self.loss_sum.is_cuda else None,
             "python": [python[0], list(python[1]), python[2]],
             "numpy": {**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].tolist()}},
-            "loss_sum": self.loss_sum,
-            "correct": self.correct,
+            # Another process reads them, and has not this one's device.
+            "loss_sum": self.loss_sum.cpu(),
+            "correct": self.correct.cpu(),
         }
 
     def load_process_state(self, saved: dict[str, Any]) -> None:
