@@ -72,8 +72,8 @@ def run(
     if not is_first_rank():
         console, track = Console(quiet=True), False
     with contextlib.ExitStack() as stack:
-        tracker = stack.enter_context(tracking(track, console))
         interrupts = stack.enter_context(catch_interrupts())
+        tracker = stack.enter_context(tracking(track, console))
         joined = stack.enter_context(contextlib.ExitStack())
         ranks = joined.enter_context(join_ranks(device))
         if ranks.first:
