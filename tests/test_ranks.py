@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from artifacts.errors import DataError
 from artifacts.references import resolve
 from tests.conftest import QUICK_DIGITS, ROOT, free_port
 from tests.ranked_checks import SETTINGS
+from training.interrupts import Interrupted, catch_interrupts
 from training.ranks import ALONE, Ranks, is_first_rank, join_ranks
 from training.recipe import DataConfig
 from training.run import _share_of_machine
@@ -191,6 +193,20 @@ def test_processes_that_differ_say_in_what(what: str, named: str, ranked: dict[s
     for rank, end in ((0, ranked[what]["0"]), (1, ranked[what]["1"])):
         expected = "error: the processes of this run differ in " + named.format(rank, 1 - rank)
         assert end["status"] == 1 and re.fullmatch(expected, end["err"]), end["err"]
+
+
+def test_a_signal_does_not_hide_the_error_that_ends_a_run() -> None:
+    with catch_interrupts() as interrupts:
+        with pytest.raises(ValueError, match="gone"), interrupts.deferred():
+            raise ValueError("gone")
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+    with catch_interrupts() as interrupts:
+        with interrupts.deferred():
+            pass
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
 
 
 def test_variables_that_say_nothing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

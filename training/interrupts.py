@@ -33,12 +33,14 @@ class Interrupts:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Leaves it to the block to look at `received` and to stop where it can."""
+        """Leaves it to the block to look at `received` and to stop where it can.
+
+        After an error it stays so: the run ends anyhow, and a signal, such as torchrun's to the
+        others when one process has died, must not hide why.
+        """
         self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
+        yield
+        self._deferred = False
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler. A second signal does not wait."""

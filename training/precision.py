@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
+from artifacts.errors import DataError
 from training.recipe import TrainConfig
 
 
@@ -36,6 +38,25 @@ def autocast(
         return contextlib.nullcontext
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float16
     return lambda: torch.autocast(device.type, dtype)
+
+
+@contextlib.contextmanager
+def compiled() -> Iterator[None]:
+    """DataError in place of what torch.compile raises where it cannot, with its first line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "torch._dynamo" not in sys.modules:
+            raise
+        from torch._dynamo.exc import TorchDynamoException
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"train.compile: torch cannot compile this network here: {reason}; install what it "
+            "asks for (on CPU a C++ compiler), or train.compile=false"
+        ) from error
 
 
 def loss_scaler(

@@ -29,7 +29,7 @@ from training.data import Dataset, load_dataset
 from training.encoding import preprocessing
 from training.fit import Backbone, Fit, fit
 from training.interrupts import catch_interrupts
-from training.precision import compute_precision
+from training.precision import compiled, compute_precision
 from training.preflight import preflight as check_first
 from training.progress import epoch_display
 from training.ranks import (
@@ -75,8 +75,8 @@ def run(
     if not is_first_rank():
         console, track = Console(quiet=True), False
     with contextlib.ExitStack() as stack:
-        tracker = stack.enter_context(tracking(track, console))
         interrupts = stack.enter_context(catch_interrupts())
+        tracker = stack.enter_context(tracking(track, console))
         joined = stack.enter_context(contextlib.ExitStack())
         ranks = joined.enter_context(join_ranks(device))
         if ranks.first:
@@ -132,7 +132,7 @@ def run(
                     recipe.train, backbone,
                 ))  # fmt: skip
         began_training = time.perf_counter()
-        with explained(), epoch_display(console, recipe.train.epochs) as show:
+        with compiled(), explained(), epoch_display(console, recipe.train.epochs) as show:
             fitted = fit(
                 network, model.preprocess, batches["train"], batches["validation"],
                 recipe.train, tracker.followed(show), backbone,
