@@ -12,76 +12,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from artifacts.networks import build_network
-from artifacts.preprocess import Preprocess
+from benchmarks.loop_costs import checkpoints, memory, streaming
 from benchmarks.results import machine, write
+from benchmarks.settings import PLAIN, REPEATS, Setting, in_turns, our_epoch, setting, spread
 from benchmarks.textbook import textbook_epochs
-from training.batches import Batches
-from training.checkpoints import open_checkpoints
-from training.data import Dataset, load_dataset
-from training.encoding import preprocessing
 from training.evaluation import evaluate
 from training.fit import fit
 from training.optim import make_optimizers
-from training.recipe import Recipe, load_recipe
-from training.run_record import RunRecord
+from training.recipe import load_recipe
 
 RECORD = Path(__file__).parent / "training.json"
-PARTS = ("overhead", "textbook", "streaming", "memory", "checkpoints")
-REPEATS = 5
-PICTURES = 10_000
-# Nothing that the bare step does not do.
-PLAIN = [
-    "train.augment.flip=false", "train.augment.crop=0", "train.augment.mixup=0", "train.ema=0",
-    "train.label_smoothing=0", "train.warmup=0", "train.patience=0",
-]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A recipe with its data read and its preprocessing made."""
-
-    recipe: Recipe
-    dataset: Dataset
-    preprocess: Preprocess
-    steps: tuple[Any, ...]
-    device: torch.device
-
-    def network(self, seed: int = 0) -> nn.Module:
-        """A fresh one."""
-        torch.manual_seed(seed)
-        shape, classes = self.dataset.input.shape, len(self.dataset.labels)
-        network = build_network(self.recipe.model, shape, self.steps, classes)
-        return network.to(memory_format=torch.channels_last).to(self.device)  # type: ignore[call-overload]
-
-    def batches(self, part: str) -> Batches:
-        """One part's."""
-        return Batches(self.dataset.parts[part], self.device, self.recipe.data.workers)
-
-
-def setting(recipe: Recipe, device: torch.device) -> Setting:
-    """Read the recipe's data."""
-    dataset = load_dataset(recipe.data)
-    steps = preprocessing(dataset, recipe.model, recipe.data.pixels)
-    return Setting(
-        recipe, dataset, Preprocess(steps, dataset.input.shape).to(device), steps, device
-    )
 
 
 def main() -> None:
@@ -96,8 +44,10 @@ def main() -> None:
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     ours = record.setdefault(arguments.device, {})
     for part in arguments.parts:
-        name = machine() if device.type == "cpu" else f"{machine()} {torch.cuda.get_device_name()}"
-        ours[part] = {"machine": name, "lines": globals()[part](arguments.data.resolve(), device)}
+        name = machine()
+        if device.type == "cuda":
+            name = name.replace("CPU only", torch.cuda.get_device_name())
+        ours[part] = {"machine": name, "lines": PARTS[part](arguments.data.resolve(), device)}
         RECORD.write_text(json.dumps(record, indent=2) + "\n")
     for kind, parts in record.items():
         lines = []
@@ -105,27 +55,6 @@ def main() -> None:
             if part in parts:
                 lines += [*parts[part]["lines"], "", f"({part}: {parts[part]['machine']})", ""]
         write(f"## Training on {kind.upper()} (training.py)", lines)
-
-
-def in_turns(
-    device: torch.device, *runs: Callable[[], None], count: int = REPEATS
-) -> list[list[float]]:
-    """Seconds of each, `count` times in turns, after one round that is not counted."""
-    seconds: list[list[float]] = [[] for _ in runs]
-    for turn in range(count + 1):
-        for run, found in zip(runs, seconds, strict=True):
-            began = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if turn:
-                found.append(time.perf_counter() - began)
-    return seconds
-
-
-def spread(values: list[float]) -> str:
-    """Median (min to max)."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def overhead(data: Path, device: torch.device) -> list[str]:
@@ -175,26 +104,6 @@ def bare_epoch(of: Setting) -> Callable[[], None]:
             optimizer.zero_grad(set_to_none=True)
             nn.functional.cross_entropy(network(inputs), labels).backward()
             optimizer.step()
-
-    return run
-
-
-def our_epoch(of: Setting, epochs: int = 1) -> Callable[[], None]:
-    """`fit` with checkpoints, for one epoch."""
-    train, validation = of.batches("train"), of.batches("validation")
-    config = of.recipe.train.model_copy(update={"epochs": epochs})
-
-    def run() -> None:
-        network = of.network()
-        record = RunRecord(recipe={}, data={}, environment={})
-        with (
-            tempfile.TemporaryDirectory() as store,
-            open_checkpoints(Path(store), "bench", record, resume=False) as (checkpoints, _),
-        ):
-            fit(
-                network, of.preprocess, train, validation, config, lambda *_: None,
-                checkpoints=checkpoints,
-            )  # fmt: skip
 
     return run
 
@@ -253,112 +162,13 @@ def figure(values: list[float]) -> str:
     return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
 
 
-def streaming(data: Path, device: torch.device) -> list[str]:
-    """Pictures larger than the memory they may take: training beside mere decoding."""
-    lines = [
-        f"{PICTURES} JPEGs of 224 x 224 pixels (1.5 GB of pixels, `data.memory_mb=512`), a CNN of "
-        "three layers, batches of 64: pictures a second through an epoch of the loop, validation "
-        f"included, over those that the same workers merely decode; medians of {REPEATS} in turns "
-        "(min to max).",
-        "",
-        "| workers | decoding alone | training | ratio | goal |",
-        "|---|---|---|---|---|",
-    ]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "pictures"
-        multiply(data / "images" / "imagenette224" / "train", folder)
-        for workers in (1, 2):
-            recipe = load_recipe(
-                "images",
-                [
-                    "data.memory_mb=512", f"data.workers={workers}", "data.size=[224,224]",
-                    "data.channels=3", "data.test_fraction=0.02", "model.kind=cnn",
-                    "model.channels=[8,16,32]", "model.depth=1", "train.batch_size=64",
-                    "train.patience=0", *PLAIN[:4],
-                ],
-                data=str(folder),
-            )  # fmt: skip
-            of = setting(recipe, device)
-            train, validation = of.batches("train"), of.batches("validation")
-
-            def decode(train: Batches = train, validation: Batches = validation) -> None:
-                for part in (train, validation):
-                    for _ in part.in_order(torch.randperm(part.rows).split(64)):
-                        pass
-
-            alone, training = in_turns(device, decode, our_epoch(of), count=REPEATS)
-            rows = train.rows + validation.rows
-            rates = [[rows / seconds for seconds in found] for found in (alone, training)]
-            ratio = statistics.median(rates[1]) / statistics.median(rates[0])
-            shown = [f"{statistics.median(r):.0f} ({min(r):.0f} to {max(r):.0f})" for r in rates]
-            lines.append(f"| {workers} | {shown[0]} | {shown[1]} | {ratio:.3f} | 0.9 |")
-    return lines
-
-
-def multiply(source: Path, target: Path) -> None:
-    """PICTURES copies of the pictures in class folders."""
-    pictures = sorted(source.glob("*/*"))
-    for number in range(PICTURES):
-        picture = pictures[number % len(pictures)]
-        folder = target / picture.parent.name
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(picture, folder / f"{number}{picture.suffix}")
-
-
-def memory(data: Path, device: torch.device) -> list[str]:
-    """The most memory that a whole run took, import, export and gate included."""
-    code = (
-        "import resource, sys, parityline\n"
-        "sys.argv = ['parityline', *sys.argv[1:]]\n"
-        "parityline.main()\n"
-    )
-    peaks = []
-    for _ in range(3):
-        with tempfile.TemporaryDirectory() as store:
-            command = [sys.executable, "-c", code, "train", "fashion-mnist", "--no-track"]
-            command += ["--data", str(data / "fashion-mnist"), "--set", "train.epochs=2"]
-            command += ["--set", f"train.device={device.type}"]
-            process = subprocess.Popen(
-                command,
-                env={**os.environ, "PARITYLINE_STORE": store, "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.DEVNULL,
-            )
-            _, status, usage = os.wait4(process.pid, 0)
-            assert status == 0
-            peaks.append(usage.ru_maxrss / 2**20)
-    return [
-        f"The most memory of a whole `parityline train fashion-mnist` of 2 epochs (60,000 x 784 "
-        f"uint8), export and gate included: {spread(peaks)} GB, n = {len(peaks)} (goal: below 1.5)."
-    ]
-
-
-def checkpoints(data: Path, device: torch.device) -> list[str]:
-    """What the checkpoints of a run take of its time."""
-    of = setting(load_recipe("fashion-mnist", data=str(data / "fashion-mnist")), device)
-    train, validation = of.batches("train"), of.batches("validation")
-    config = of.recipe.train.model_copy(update={"epochs": 10})
-    each, shares, epochs = [], [], []
-    for _ in range(REPEATS):
-        record = RunRecord(recipe={}, data={}, environment={})
-        with (
-            tempfile.TemporaryDirectory(dir=Path.cwd()) as store,
-            open_checkpoints(Path(store), "bench", record, resume=False) as (opened, _),
-        ):
-            began = time.perf_counter()
-            fit(
-                of.network(), of.preprocess, train, validation, config,
-                lambda _, seconds: epochs.append(seconds), checkpoints=opened,
-            )  # fmt: skip
-            shares.append(100 * sum(opened.seconds) / (time.perf_counter() - began))
-            each += opened.seconds
-            size = opened.record.checkpoints[0].size
-    return [
-        f"Checkpoints of the Fashion-MNIST MLP with EMA ({size / 2**20:.1f} MB, fsynced): "
-        f"{spread([1000 * value for value in each])} ms each, n = {len(each)}, "
-        f"{spread(shares)}% of the time of runs of 10 epochs of {spread(epochs)} s (goal: below 2% "
-        "of an epoch).",
-    ]
-
+PARTS = {
+    "overhead": overhead,
+    "textbook": textbook,
+    "streaming": streaming,
+    "memory": memory,
+    "checkpoints": checkpoints,
+}
 
 if __name__ == "__main__":
     main()
