@@ -73,6 +73,17 @@ class Metrics(Frozen):
     per_label: dict[str, LabelMetrics] = Field(default_factory=dict)
     confusion: tuple[tuple[int, ...], ...] | None = None
 
+    @property
+    def headline(self) -> dict[str, Estimate]:
+        """The figures of the whole part that there are, by the names that people know."""
+        figures = {
+            "accuracy": self.accuracy,
+            "AUC": self.auc,
+            "PR-AUC": self.average_precision,
+            "log loss": self.log_loss,
+        }
+        return {name: figure for name, figure in figures.items() if figure is not None}
+
 
 class ReliabilityBin(Frozen):
     """Rows whose confidence lies in one bin; confidence and accuracy are means, None of no rows."""

@@ -39,16 +39,9 @@ def summary_lines(bundle: Bundle) -> list[str]:
         *(f"  note       {note}" for note in manifest.data.notes),
     ]
     for part, metrics in manifest.metrics.items():
-        figures = {
-            "accuracy": metrics.accuracy,
-            "AUC": metrics.auc,
-            "PR-AUC": metrics.average_precision,
-            "log loss": metrics.log_loss,
-        }
         shown = "  ".join(
             f"{name} {figure.value:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
-            for name, figure in figures.items()
-            if figure is not None
+            for name, figure in metrics.headline.items()
         )
         lines.append(f"  {part:<11}{shown}  n = {metrics.rows}")
     lines += _fit_lines(manifest)

@@ -127,15 +127,7 @@ def measured_lines(measured: Measured, names: tuple[str, ...]) -> list[str]:
 
 
 def _metrics_line(metrics: Metrics, threshold: float) -> str:
-    figures = {
-        "accuracy": metrics.accuracy,
-        "AUC": metrics.auc,
-        "PR-AUC": metrics.average_precision,
-        "log loss": metrics.log_loss,
-    }
-    shown = ", ".join(
-        f"{name} {_interval(figure)}" for name, figure in figures.items() if figure is not None
-    )
+    shown = ", ".join(f"{name} {_interval(figure)}" for name, figure in metrics.headline.items())
     at = "" if threshold == 0.5 else f", threshold {threshold:g}"
     return f"{shown}  (95%, n = {metrics.rows}{at})"
 
