@@ -181,9 +181,13 @@ def _predictions_schema(manifest: Manifest) -> dict[str, Any]:
     prediction = {
         "type": "object",
         "properties": {
-            "label": {"type": "string", "enum": list(manifest.labels)},
+            "label": {
+                "type": "string",
+                "enum": list(manifest.labels),
+                "description": _decision(manifest),
+            },
             "index": {"type": "integer", "minimum": 0, "maximum": len(manifest.labels) - 1},
-            "probability": probability,
+            "probability": {**probability, "description": "Of `label`."},
             "probabilities": {"type": "object", "additionalProperties": probability},
         },
     }
@@ -194,3 +198,12 @@ def _predictions_schema(manifest: Manifest) -> dict[str, Any]:
             "model": {"type": "string", "example": manifest.reference},
         },
     }
+
+
+def _decision(manifest: Manifest) -> str:
+    if manifest.threshold == 0.5:
+        return "The most probable label."
+    return (
+        f"{manifest.labels[1]} where its probability is above {manifest.threshold:g}, else "
+        f"{manifest.labels[0]}; `top_k` orders by probability alone."
+    )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from artifacts.cells import encode_columns
 from artifacts.inputs import BooleanColumn, CategoryColumn, Column, DateColumn, TableInput
 from artifacts.summary import column_lines, describe_input
 from serving.example import example_instance
-from serving.openapi import _instance_schema
+from serving.openapi import _instance_schema, _predictions_schema
 
 SPEC = TableInput(
     columns=(
@@ -63,3 +65,16 @@ def test_the_api_document_says_what_each_column_takes() -> None:
     assert example_instance(manifest, golden) == {
         "age": 37.0, "member": False, "work": "Private", "joined": "2011-01-01",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [
+        (0.5, "The most probable label."),
+        (0.3, "yes where its probability is above 0.3, else no; `top_k` orders by probability"),
+    ],
+)
+def test_the_document_says_how_the_label_is_chosen(threshold: float, said: str) -> None:
+    manifest: Any = SimpleNamespace(labels=("no", "yes"), threshold=threshold, reference="a@1")
+    schema = _predictions_schema(manifest)["properties"]["predictions"]["items"]
+    assert schema["properties"]["label"]["description"].startswith(said)

@@ -259,3 +259,11 @@ def test_bfloat16_is_for_convolutions_and_ends_in_float32() -> None:
     }
     assert network(torch.zeros(2, 1, 4, 4)).dtype == torch.float32
     assert math.isfinite(result.history[0].train_loss)
+
+
+def test_a_gradient_too_long_for_float16_at_the_end_of_an_epoch_is_left_out() -> None:
+    part = rows(64)
+    # 65,536 times the loss: beyond float16's largest number.
+    wide = Part(part.raw * np.float32(1000), part.labels)
+    _, result, _ = train(mlp(batch_norm=False), wide, batch_size=64, epochs=2, precision="float16")
+    assert [record.gradient_norm for record in result.history] == [None, None]

@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from artifacts.configs import LinearNetwork
 from artifacts.errors import DataError
+from artifacts.manifest import Epoch
+from artifacts.networks import build_network
 from tests.conftest import ROOT
+from training.batches import Batches
 from training.checkpoints import FOLDER, CheckpointError, Checkpoints, open_checkpoints
+from training.data import Part
+from training.fit import fit
 from training.interrupts import Interrupted, catch_interrupts
+from training.recipe import TrainConfig
 from training.run_record import RunRecord
 
 CPU = torch.device("cpu")
@@ -224,8 +233,45 @@ def test_what_is_released_leaves_no_checkpoints(tmp_path: Path) -> None:
 
 
 def test_the_second_signal_does_not_wait() -> None:
-    with catch_interrupts() as interrupts, interrupts.deferred():
-        interrupts.handle(15, None)
-        assert interrupts.received == 15
-        with pytest.raises(Interrupted):
+    def signalled_twice() -> None:
+        with interrupts.deferred():
             interrupts.handle(15, None)
+            assert interrupts.received == 15
+            interrupts.handle(15, None)
+            pytest.fail("the second signal was deferred")
+
+    with catch_interrupts() as interrupts, pytest.raises(Interrupted):
+        signalled_twice()
+
+
+def test_a_signal_after_the_last_look_is_not_forgotten() -> None:
+    def signalled() -> None:
+        with interrupts.deferred():
+            interrupts.handle(15, None)
+
+    with catch_interrupts() as interrupts, pytest.raises(Interrupted, match="SIGTERM"):
+        signalled()
+
+
+def test_a_signal_in_the_last_epoch_stops_the_run_with_all_of_it_saved(tmp_path: Path) -> None:
+    def signal_once(record: Epoch, _seconds: float) -> None:
+        if record.epoch == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    part = Part(np.ones((8, 3), dtype=np.float32), np.arange(8) % 2)
+    network = build_network(LinearNetwork(), (3,), (), 2)
+    config = TrainConfig(epochs=2, batch_size=8)
+    with open_checkpoints(tmp_path, "x", record(), resume=False) as (checkpoints, _):
+        with catch_interrupts() as interrupts, pytest.raises(Interrupted):
+            fit(
+                network, torch.nn.Identity(), Batches(part, CPU), Batches(part, CPU), config,
+                signal_once, checkpoints=checkpoints, interrupts=interrupts,
+            )  # fmt: skip
+        saved, _ = checkpoints.read(CPU)
+    assert saved is not None and saved["state"]["finished"]
+
+
+def test_what_fails_in_a_run_is_not_blamed_on_its_checkpoints(tmp_path: Path) -> None:
+    opened = open_checkpoints(tmp_path, "x", record(), resume=False)
+    with pytest.raises(OSError, match="elsewhere"), opened:
+        raise OSError(28, "elsewhere")

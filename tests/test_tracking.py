@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import select
 import signal
 import socket
 import sqlite3
@@ -26,6 +27,7 @@ from parityline import app
 from tests.conftest import ROOT, free_port
 from training import run as run_module
 from training import tracking
+from training.interrupts import catch_interrupts
 from training.mlflow_names import flat_metrics, flat_params
 from training.mlflow_writer import reason_of, without_credentials
 from training.recipe import load_recipe
@@ -239,6 +241,22 @@ def test_a_writer_that_hangs_neither_stops_the_run_nor_fills_its_memory(
             tracker.epoch(POINT)
         assert len(tracker._unsent) <= 2**20 and tracker._lost > 0
     assert len(said.getvalue().splitlines()) == 2
+
+
+def test_who_interrupts_the_wait_for_the_record_of_a_released_run_ends_just_that(
+    tracker: Tracker, said: io.StringIO, writers: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poll = select.poll
+
+    def interrupted() -> select.poll:
+        signal.raise_signal(signal.SIGINT)
+        return poll()
+
+    with catch_interrupts(), tracker:
+        tracker.start("n", {}, {})
+        writers[0].send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(select, "poll", interrupted)
+    assert said.getvalue().splitlines()[-1].endswith(f"process {writers[0].pid} goes on with it")
 
 
 def test_an_error_and_its_state_are_the_last_that_is_sent(

@@ -132,12 +132,14 @@ def open_checkpoints(
     root = store / FOLDER
     folder = root / f"{name}-{record.identity}"
     lines = []
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        if resume and not (folder / _RECORD).exists():
-            _refuse_others(root, name, record)
-            lines.append("resume: no checkpoint of this run, so it begins at the beginning")
-        with _locked(folder):
+    with contextlib.ExitStack() as held:
+        # Not around the yield: what fails in the run itself is not of this folder.
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            if resume and not (folder / _RECORD).exists():
+                _refuse_others(root, name, record)
+                lines.append("resume: no checkpoint of this run, so it begins at the beginning")
+            held.enter_context(_locked(folder))
             there = _read_record(folder) if (folder / _RECORD).exists() else None
             if there is not None and resume:
                 if there.identity != record.identity:
@@ -155,9 +157,9 @@ def open_checkpoints(
                 if file.name not in known:
                     file.unlink()
             _write_record(folder, record)
-            yield Checkpoints(folder, record), lines
-    except OSError as error:
-        raise CheckpointError(f"{folder}: {error.strerror or error}") from error
+        except OSError as error:
+            raise CheckpointError(f"{folder}: {error.strerror or error}") from error
+        yield Checkpoints(folder, record), lines
 
 
 def _refuse_others(root: Path, name: str, record: RunRecord) -> None:
@@ -176,8 +178,8 @@ def _refuse_others(root: Path, name: str, record: RunRecord) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     while True:
-        folder.mkdir(exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             file = (folder / _LOCK).open("a")
         except FileNotFoundError:
             continue  # removed in between by the run that held it

@@ -41,7 +41,8 @@ def check_finite(
     found, length = loss.item(), norm.item()
     # float16's scaler leaves out the steps whose gradients are too long for it.
     if math.isfinite(found) and (math.isfinite(length) or state.scaler.is_enabled()):
-        state.gradient_norm = length
+        if math.isfinite(length):
+            state.gradient_norm = length
         return
     before = "" if state.gradient_norm is None else f", {state.gradient_norm:.3g} when last finite"
     raise DataError(

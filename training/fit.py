@@ -110,7 +110,11 @@ def fit(
         """Save, and stop, where it is time to."""
         received = None if interrupts is None else interrupts.received
         due = checkpoints is not None and checkpoints.due()
-        stop, save = ranks.agree(received is not None, due)
+        if state.finished:
+            # The last time that they ask one another.
+            stop, save = any(ranks.gather(received)), True
+        else:
+            stop, save = ranks.agree(received is not None, due)
         if stop or save:
             _save(state, checkpoints, ranks)
         if stop:
@@ -197,10 +201,7 @@ def fit(
             _keep_the_best(state, record, config)
             show(record, time.perf_counter() - began)
             state.end_epoch()
-            if state.finished:
-                _save(state, checkpoints, ranks)
-            else:
-                after_step()
+            after_step()
 
     restore_batch_norm(network)
     network.load_state_dict(state.kept or state.averaged.state_dict())

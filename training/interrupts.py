@@ -35,12 +35,15 @@ class Interrupts:
     def deferred(self) -> Iterator[None]:
         """Leaves it to the block to look at `received` and to stop where it can.
 
-        After an error it stays so: the run ends anyhow, and a signal, such as torchrun's to the
-        others when one process has died, must not hide why.
+        What came after the block's last look raises at its end. After an error it stays so: the
+        run ends anyhow, and a signal, such as torchrun's to the others when one process has died,
+        must not hide why.
         """
         self._deferred = True
         yield
         self._deferred = False
+        if self.received is not None:
+            raise Interrupted(self.received)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler. A second signal does not wait."""

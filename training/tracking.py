@@ -29,6 +29,7 @@ from rich.console import Console
 from artifacts.errors import DataError, ParitylineError
 from artifacts.manifest import Epoch, Manifest
 from training import mlflow_writer
+from training.interrupts import Interrupted
 from training.mlflow_names import curve_points, flat_metrics, flat_params, source_tags
 from training.mlflow_writer import without_credentials
 
@@ -149,7 +150,7 @@ class Tracker:
             self._send("tags", tags={"parityline.error": line[:_ERROR_LENGTH]})
         self._send("end", state=state)
         # Who interrupts this wait means the wait.
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt, Interrupted):
             self._wait(WAIT_S[state])
         if self._writer is not None:
             pid = self._writer.pid
