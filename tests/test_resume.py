@@ -211,6 +211,10 @@ def test_a_record_that_is_none_is_refused(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(CheckpointError, match="not the record of a run"):
         resumed(tmp_path)
+    # As it says, without --resume it begins anew.
+    with open_checkpoints(tmp_path, "x", record(), resume=False) as (checkpoints, _):
+        assert checkpoints.read(CPU) == (None, [])
+    assert resumed(tmp_path) == (None, [])
 
 
 def test_a_checkpoint_runs_no_code_when_it_is_read(tmp_path: Path) -> None:

@@ -107,8 +107,8 @@ class Checkpoints:
             problems.append(f"checkpoint {entry.file} {problem}")
         if problems:
             raise CheckpointError(
-                f"{self.folder}: no checkpoint can be used: {'; '.join(problems)}; delete the "
-                "folder to begin anew"
+                f"{self.folder}: no checkpoint can be used: {'; '.join(problems)}; without "
+                "--resume the run begins anew"
             )
         return None, []
 
@@ -140,7 +140,12 @@ def open_checkpoints(
                 _refuse_others(root, name, record)
                 lines.append("resume: no checkpoint of this run, so it begins at the beginning")
             held.enter_context(_locked(folder))
-            there = _read_record(folder) if (folder / _RECORD).exists() else None
+            try:
+                there = _read_record(folder) if (folder / _RECORD).exists() else None
+            except CheckpointError:
+                if resume:
+                    raise
+                there = None
             if there is not None and resume:
                 if there.identity != record.identity:
                     raise DataError(f"{folder}: {differences(there, record)}")
@@ -207,8 +212,8 @@ def _read_record(folder: Path) -> RunRecord:
         return RunRecord.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise CheckpointError(
-            f"{file}: not the record of a run: {error.errors()[0]['msg']}; delete the folder to "
-            "begin anew"
+            f"{file}: not the record of a run: {error.errors()[0]['msg']}; without "
+            "--resume the run begins anew"
         ) from error
 
 
