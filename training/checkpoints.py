@@ -90,10 +90,11 @@ class Checkpoints:
     def read(self, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest state whose file is whole, None before the first, and what to say.
 
+        Newer ones are no longer in the record: what is written next must not push out the one read.
         Raises CheckpointError where there are checkpoints and none can be read.
         """
         problems = []
-        for entry in self.record.checkpoints:
+        for place, entry in enumerate(self.record.checkpoints):
             file = self.folder / entry.file
             problem = _problem(file, entry)
             if problem is None:
@@ -103,6 +104,8 @@ class Checkpoints:
                 except Exception as error:  # noqa: BLE001
                     problem = f"cannot be read: {_cause(error)}"
                 else:
+                    usable = self.record.checkpoints[place:]
+                    self.record = self.record.model_copy(update={"checkpoints": usable})
                     return state, problems
             problems.append(f"checkpoint {entry.file} {problem}")
         if problems:
