@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,3 +81,17 @@ def test_a_picture_that_is_gone_is_one_line(tmp_path: Path, workers: int) -> Non
 def test_large_pictures_are_evaluated_in_smaller_batches(side: int, expected: int) -> None:
     raw = np.zeros((1, 3, side, side), dtype=np.uint8)
     assert Batches(Part(raw, np.zeros(1, dtype=np.int64)), CPU).answered_at_once == expected
+
+
+def test_a_decoding_process_that_is_killed_is_one_line() -> None:
+    class Deadly:
+        shape = (8, 3, 4, 4)
+
+        def __getitem__(self, _rows: object) -> np.ndarray:
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise AssertionError
+
+    raw: Any = Deadly()
+    deadly = Part(raw, np.zeros(8, dtype=np.int64))
+    with pytest.raises(DataError, match=r"decodes pictures has died .*fewer data\.workers"):
+        list(Batches(deadly, CPU, 1).all(4))

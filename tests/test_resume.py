@@ -101,6 +101,17 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(spoil: str, tmp_path: 
     assert len(lines) == 1 and "checkpoint-2.pt" in lines[0] and reason in lines[0]
 
 
+def test_the_checkpoint_that_was_gone_on_from_outlives_the_damaged_one(tmp_path: Path) -> None:
+    folder = begun(tmp_path, 1.0, 2.0)
+    (folder / "checkpoint-2.pt").write_bytes(b"damaged")
+    with open_checkpoints(tmp_path, "x", record(), resume=True) as (checkpoints, _):
+        checkpoints.read(CPU)
+        assert checkpoints.record.where == "epoch 1, 0 batches done"
+        write(checkpoints, 3.0)
+    (folder / "checkpoint-3.pt").write_bytes(b"damaged")
+    assert resumed(tmp_path)[0] == 1.0
+
+
 def test_where_no_checkpoint_is_whole_nothing_is_made_up(tmp_path: Path) -> None:
     folder = begun(tmp_path, 1.0, 2.0)
     for path in folder.glob("*.pt"):
@@ -211,6 +222,10 @@ def test_a_record_that_is_none_is_refused(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(CheckpointError, match="not the record of a run"):
         resumed(tmp_path)
+    # As it says, without --resume it begins anew.
+    with open_checkpoints(tmp_path, "x", record(), resume=False) as (checkpoints, _):
+        assert checkpoints.read(CPU) == (None, [])
+    assert resumed(tmp_path) == (None, [])
 
 
 def test_a_checkpoint_runs_no_code_when_it_is_read(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class Batches:
             # Otherwise it draws from the global one, and dropout differs from that in memory.
             generator=torch.Generator(),
         )
-        for rows, raw in zip(on_device, loader, strict=True):
+        for rows, raw in zip(on_device, _answers(loader), strict=True):
             if isinstance(raw, str):
                 raise DataError(raw)
             yield raw.to(self.device, non_blocking=True), self.labels[rows]
@@ -74,6 +74,20 @@ class Batches:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Every row once, or every step-th from the first, in the part's order."""
         return self.in_order(torch.arange(first, self.rows, step).split(batch_size))
+
+
+def _answers(loader: DataLoader[Tensor | str]) -> Iterator[Tensor | str]:
+    try:
+        yield from loader
+    except RuntimeError as error:
+        # torch's words for a worker that was killed, or found its shared memory full.
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"a process that decodes pictures has died ({str(error).splitlines()[0]}): where "
+            "memory or shared memory (/dev/shm) is scarce, take fewer data.workers (0: none) or a "
+            "smaller train.batch_size"
+        ) from error
 
 
 def _begin_worker(run: int, _number: int) -> None:

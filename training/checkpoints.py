@@ -90,10 +90,11 @@ class Checkpoints:
     def read(self, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest state whose file is whole, None before the first, and what to say.
 
+        Newer ones are no longer in the record: what is written next must not push out the one read.
         Raises CheckpointError where there are checkpoints and none can be read.
         """
         problems = []
-        for entry in self.record.checkpoints:
+        for place, entry in enumerate(self.record.checkpoints):
             file = self.folder / entry.file
             problem = _problem(file, entry)
             if problem is None:
@@ -103,12 +104,14 @@ class Checkpoints:
                 except Exception as error:  # noqa: BLE001
                     problem = f"cannot be read: {_cause(error)}"
                 else:
+                    usable = self.record.checkpoints[place:]
+                    self.record = self.record.model_copy(update={"checkpoints": usable})
                     return state, problems
             problems.append(f"checkpoint {entry.file} {problem}")
         if problems:
             raise CheckpointError(
-                f"{self.folder}: no checkpoint can be used: {'; '.join(problems)}; delete the "
-                "folder to begin anew"
+                f"{self.folder}: no checkpoint can be used: {'; '.join(problems)}; without "
+                "--resume the run begins anew"
             )
         return None, []
 
@@ -140,7 +143,12 @@ def open_checkpoints(
                 _refuse_others(root, name, record)
                 lines.append("resume: no checkpoint of this run, so it begins at the beginning")
             held.enter_context(_locked(folder))
-            there = _read_record(folder) if (folder / _RECORD).exists() else None
+            try:
+                there = _read_record(folder) if (folder / _RECORD).exists() else None
+            except CheckpointError:
+                if resume:
+                    raise
+                there = None
             if there is not None and resume:
                 if there.identity != record.identity:
                     raise DataError(f"{folder}: {differences(there, record)}")
@@ -207,8 +215,8 @@ def _read_record(folder: Path) -> RunRecord:
         return RunRecord.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise CheckpointError(
-            f"{file}: not the record of a run: {error.errors()[0]['msg']}; delete the folder to "
-            "begin anew"
+            f"{file}: not the record of a run: {error.errors()[0]['msg']}; without "
+            "--resume the run begins anew"
         ) from error
 
 

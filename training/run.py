@@ -122,7 +122,9 @@ def run(
             for line in (*lines, *problems):
                 say(console, line)
             if saved is not None:
-                say(console, f"resume: going on from {checkpoints.record.where}")
+                ended = saved["state"]["finished"]
+                where = "the end of the training" if ended else checkpoints.record.where
+                say(console, f"resume: going on from {where}")
             tags = {"data_fingerprint": info.fingerprint, "commit": commit()}
             run_id = checkpoints.record.run_id
             tracker.start(recipe.name, resolved, tags, run_id, resumed=saved is not None)
