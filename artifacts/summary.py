@@ -58,7 +58,9 @@ def summary_lines(bundle: Bundle) -> list[str]:
 def _fit_lines(manifest: Manifest) -> list[str]:
     """Calibration, threshold and verdict, as far as the manifest has them."""
     lines = []
-    if manifest.calibration is not None:
+    if manifest.calibration is not None and manifest.calibration.note is not None:
+        lines.append(f"  calibrated no: {manifest.calibration.note}")
+    elif manifest.calibration is not None:
         before, after = manifest.calibration.before["test"], manifest.calibration.after["test"]
         lines.append(
             f"  calibrated temperature {manifest.temperature:.4g}; of the test part: ECE "

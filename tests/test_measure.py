@@ -157,20 +157,23 @@ def test_no_threshold_is_better_than_the_chosen_one(figure: str, seed: int) -> N
 
 def test_of_equally_good_thresholds_the_nearest_to_a_half_is_chosen() -> None:
     second = np.array([0.1, 0.2, 0.8, 0.9], dtype=np.float32)
-    probabilities, labels = np.stack([1 - second, second], axis=1), np.array([0, 0, 1, 1])
+    second, labels = np.repeat(second, 5), np.repeat(np.array([0, 0, 1, 1]), 5)
+    probabilities = np.stack([1 - second, second], axis=1)
     for figure in ("f1", "balanced"):
         assert choose_threshold(ExportConfig(threshold=figure), probabilities, labels, TWO) == 0.5
     # A row of probability 0 cannot be answered "yes", so that "yes" to all is no choice here.
     certain = np.array([[1, 0], [0.9, 0.1], [0.6, 0.4]], dtype=np.float32)
-    threshold = choose_threshold(ExportConfig(threshold="f1"), certain, np.array([1, 1, 0]), TWO)
+    certain, labels = np.repeat(certain, 10, axis=0), np.repeat(np.array([1, 1, 0]), 10)
+    threshold = choose_threshold(ExportConfig(threshold="f1"), certain, labels, TWO)
     assert 0 < threshold < 0.1
 
 
 def test_a_threshold_that_cannot_be_is_refused_by_name() -> None:
-    flat = np.full((4, 2), 0.5, dtype=np.float32)
-    ones = np.ones(4, dtype=np.int64)
-    with pytest.raises(DataError, match=r"export\.threshold: 'f1' .*found none of no"):
-        choose_threshold(ExportConfig(threshold="f1"), flat, ones, TWO)
+    flat = np.full((40, 2), 0.5, dtype=np.float32)
+    for few in (0, 9):
+        labels = (np.arange(40) >= few).astype(np.int64)
+        with pytest.raises(DataError, match=rf"export\.threshold: 'f1' .*found {few} of no"):
+            choose_threshold(ExportConfig(threshold="f1"), flat, labels, TWO)
     for value in ("0", "1", "1.5", "youden"):
         with pytest.raises(DataError, match=r"export\.threshold: "):
             load_recipe("digits", [f"export.threshold={value}"])
