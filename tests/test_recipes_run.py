@@ -42,7 +42,9 @@ def write_cifar10(folder: Path) -> None:
         pq.write_table(table.replace_schema_metadata(metadata), folder / f"{part}.parquet")
 
 
-@pytest.mark.parametrize("name", ["cifar10-resnet", "fashion-mnist-resnet"])
+@pytest.mark.parametrize(
+    "name", ["cifar10-resnet", pytest.param("fashion-mnist-resnet", marks=pytest.mark.slow)]
+)
 def test_one_epoch_on_the_cpu_ends_in_a_released_bundle(name: str, tmp_path: Path) -> None:
     if name.startswith("cifar10"):
         write_cifar10(tmp_path / "data")

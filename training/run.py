@@ -33,6 +33,7 @@ from training.precision import compiled, compute_precision
 from training.preflight import preflight as check_first
 from training.progress import epoch_display
 from training.ranks import (
+    ALONE,
     Ranks,
     explained,
     is_first_of_machine,
@@ -223,7 +224,7 @@ def _ranks_line(ranks: Ranks) -> str:
 
 
 def _resolved(
-    recipe: Recipe, device: str, precision: str, largest: int, ranks: Ranks
+    recipe: Recipe, device: str, precision: str, largest: int, ranks: Ranks = ALONE
 ) -> dict[str, Any]:
     """The recipe as it was carried out: what was "auto" as it was, files without their folders.
 
