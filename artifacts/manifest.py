@@ -149,6 +149,33 @@ class Epoch(Frozen):
     gradient_norm: float | None = None
 
 
+class Study(Frozen):
+    """The search that a recipe comes from.
+
+    objective: what of the validation part was looked at. space: what each key of the recipe could
+    be, a line each. trials: how many there were, by how they ended. trial: the number of the one
+    that was released, whose objective was `value` and which set `params`; `unchanged`: it is the
+    recipe as it was. members: the trials whose networks are averaged, where several are.
+    difference: accuracy on the test part of best_trial, the best one, less that of the recipe as
+    it was, each trained with `repeats` seeds; None where they were not compared.
+    """
+
+    name: str
+    objective: Literal["accuracy", "log_loss", "auc"]
+    space: tuple[str, ...]
+    sampler: str
+    pruner: str
+    trials: dict[str, int]
+    best_trial: int
+    trial: int
+    value: float
+    params: dict[str, Any]
+    unchanged: bool = False
+    members: tuple[int, ...] = ()
+    repeats: int = 0
+    difference: Estimate | None = None
+
+
 class DataInfo(Frozen):
     """Where the labelled rows came from. fingerprint: sha256 over arrays, labels and split.
 
@@ -206,6 +233,7 @@ class Manifest(Frozen):
     verdict: Verdict | None = None
     history: tuple[Epoch, ...] = ()
     kept_epoch: int | None = None
+    study: Study | None = None
     recipe: dict[str, Any]
     seed: int
     data: DataInfo

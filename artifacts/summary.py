@@ -6,6 +6,7 @@ from pathlib import Path
 
 from artifacts.bundle import Bundle, read_manifest
 from artifacts.cells import ColumnSpec
+from artifacts.configs import describe_network
 from artifacts.errors import BundleError
 from artifacts.inputs import (
     BooleanColumn,
@@ -15,7 +16,7 @@ from artifacts.inputs import (
     ImageInput,
     TableInput,
 )
-from artifacts.manifest import Manifest
+from artifacts.manifest import Manifest, Study
 from artifacts.references import list_bundles, promoted_version
 
 _MOST_COLUMNS = 30
@@ -34,7 +35,7 @@ def summary_lines(bundle: Bundle) -> list[str]:
         f"  task       {manifest.task}: {', '.join(manifest.labels)}",
         f"  input      {takes}",
         *(f"  column     {line}" for line in columns),
-        f"  network    {manifest.network.kind}, {manifest.parameters:,} parameters",
+        f"  network    {describe_network(manifest.network)}, {manifest.parameters:,} parameters",
         f"  data       {manifest.data.source}, fingerprint {manifest.data.fingerprint[:16]}",
         *(f"  note       {note}" for note in manifest.data.notes),
     ]
@@ -45,6 +46,8 @@ def summary_lines(bundle: Bundle) -> list[str]:
         )
         lines.append(f"  {part:<11}{shown}  n = {metrics.rows}")
     lines += _fit_lines(manifest)
+    if manifest.study is not None:
+        lines += [f"  study      {line}" for line in study_lines(manifest.study)]
     for file, parity in manifest.parity.items():
         lines.append(
             f"  parity     {file}: largest difference {parity.max_abs_diff:.2g}, "
@@ -77,6 +80,32 @@ def _fit_lines(manifest: Manifest) -> list[str]:
         lines.append(f"  verdict    {manifest.verdict.text}")
         lines += [f"  to try     {line}" for line in manifest.verdict.advice]
     return lines
+
+
+def study_lines(study: Study) -> list[str]:
+    """The search that found a model, and what it brought."""
+    ended = ", ".join(f"{count} {state}" for state, count in study.trials.items())
+    which = "the recipe as it is" if study.unchanged else f"trial {study.trial}"
+    lines = [
+        f"{study.name}: {sum(study.trials.values())} trials ({ended}) by {study.sampler}, pruner "
+        f"{study.pruner}; {which} had {study.objective} {study.value:.4f} on the validation part"
+    ]
+    if study.params and not study.unchanged:
+        shown = ", ".join(f"{name}={_short(value)}" for name, value in study.params.items())
+        lines.append(f"it set {shown}")
+    if study.members:
+        lines.append(f"averaged: trials {', '.join(map(str, study.members))}")
+    if study.difference is not None:
+        found = study.difference
+        lines.append(
+            f"test accuracy, trial {study.best_trial} less the recipe as it is, {study.repeats} "
+            f"seeds each: {found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+        )
+    return lines
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def describe_input(spec: ImageInput | TableInput) -> str:

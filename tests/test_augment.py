@@ -17,7 +17,7 @@ from training.augment import _turned, augment_pixels, cut_out, mix
 from training.batches import Batches
 from training.data import Part
 from training.evaluation import evaluate
-from training.fit import _inputs, fit
+from training.fit import batch_inputs, fit
 from training.recipe import AugmentConfig, TrainConfig
 
 CPU = torch.device("cpu")
@@ -219,7 +219,7 @@ def test_the_same_seed_gives_the_same_batch_and_the_shape_is_kept(shape: tuple[i
     found = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        inputs, partner, share = _inputs(raw, nn.Identity(), EVERYTHING)
+        inputs, partner, share = batch_inputs(raw, nn.Identity(), EVERYTHING)
         assert inputs.shape == raw.shape and inputs.dtype == torch.float32
         assert inputs.isfinite().all() and partner is not None and 0 <= share <= 1
         found.append(inputs)

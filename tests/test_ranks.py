@@ -22,9 +22,9 @@ from artifacts.references import resolve
 from tests.conftest import QUICK_DIGITS, ROOT, free_port
 from tests.ranked_checks import SETTINGS
 from training.interrupts import Interrupted, catch_interrupts
-from training.ranks import ALONE, Ranks, is_first_rank, join_ranks
+from training.ranks import ALONE, Ranks, is_first_rank, join_ranks, processes_of_machine
 from training.recipe import DataConfig
-from training.run import _share_of_machine
+from training.run import share_of_machine
 
 GONE = (
     "another process of this run has ended, or has not answered for PARITYLINE_RANK_TIMEOUT="
@@ -235,16 +235,16 @@ def test_processes_of_one_machine_share_its_memory_and_cores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = DataConfig(source="images")
-    assert _share_of_machine(config) is config
+    assert share_of_machine(config, processes_of_machine()) is config
     for name, value in (("RANK", "9"), ("WORLD_SIZE", "12"), ("LOCAL_WORLD_SIZE", "4")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**18}.__getitem__)
-    share = _share_of_machine(config)
+    share = share_of_machine(config, processes_of_machine())
     # Half of 1 GiB, and all of the cores, for four.
     assert (share.memory_mb, share.workers) == (128, 2)
     said = config.model_copy(update={"memory_mb": 300, "workers": 0})
-    assert _share_of_machine(said) == said
+    assert share_of_machine(said, processes_of_machine()) == said
 
 
 def test_torchrun_releases_a_bundle_as_good_as_that_of_one_process(

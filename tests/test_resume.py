@@ -140,6 +140,16 @@ def test_a_changed_recipe_or_other_data_is_refused_by_name(
     assert resumed(tmp_path) == (1.0, [])
 
 
+def test_where_there_may_be_nothing_to_resume_only_the_very_run_goes_on(tmp_path: Path) -> None:
+    begun(tmp_path, 1.0)
+    other = record(recipe={"name": "x", "train": {"lr": 0.2}})
+    for now, found in ((other, None), (record(), 1.0)):
+        with open_checkpoints(tmp_path, "x", now, resume=None) as (checkpoints, lines):
+            state, _ = checkpoints.read(CPU)
+        assert (None if state is None else float(state["weights"][0])) == found
+        assert lines == []
+
+
 def test_a_folder_with_the_record_of_another_run_is_refused(tmp_path: Path) -> None:
     folder = begun(tmp_path, 1.0)
     other = record(recipe={**RECIPE, "name": "y"})
@@ -257,6 +267,23 @@ def test_the_second_signal_does_not_wait() -> None:
 
     with catch_interrupts() as interrupts, pytest.raises(Interrupted):
         signalled_twice()
+
+
+def test_of_deferrals_in_one_another_the_outermost_raises() -> None:
+    ends: list[str] = []
+
+    def nested() -> None:
+        with interrupts.deferred():
+            with interrupts.deferred():
+                interrupts.handle(15, None)
+            ends.append("inner")
+            with pytest.raises(Interrupted):
+                interrupts.check()
+        ends.append("outer")
+
+    with catch_interrupts() as interrupts, pytest.raises(Interrupted, match="SIGTERM"):
+        nested()
+    assert ends == ["inner"]
 
 
 def test_a_signal_after_the_last_look_is_not_forgotten() -> None:

@@ -22,7 +22,7 @@ from artifacts.steps import Normalize, Reorder, Scale
 from training.data import Dataset, Part
 from training.encoding import preprocessing
 from training.recipe import DataConfig, PixelsConfig, Recipe, TransferConfig
-from training.run import _parameters_line, _resolved
+from training.run import _parameters_line, resolved_recipe
 from training.transfer import head_names, load_backbone, weights_digest, with_backbone_defaults
 
 NAME = "squeezenet1_1"
@@ -71,7 +71,7 @@ def test_weights_of_a_file_are_taken_over_all_but_the_head(
     assert load_backbone(ours, recipe()) is None
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert weights_digest(chosen) == digest
-    content = _resolved(chosen, "cpu", "float32", 8)
+    content = resolved_recipe(chosen, "cpu", "float32", 8)
     assert content["transfer"]["weights"] == kind
     assert content["transfer"]["weights_sha256"] == digest
     assert str(tmp_path) not in str(content) and "somewhere" not in str(content)

@@ -41,6 +41,11 @@ class Batches:
             self._decoded = _Decoded(part)
             self._workers = (os.cpu_count() or 1) if workers is None else workers
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the rows lie on the device, and are not decoded anew each time."""
+        return self._raw is not None
+
     def in_order(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """(raw [n, ...], labels [n]) for each batch of row numbers, int64 on CPU."""
         batches = [rows for rows in batches if len(rows)]

@@ -124,13 +124,13 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def open_checkpoints(
-    store: Path, name: str, record: RunRecord, *, resume: bool
+    store: Path, name: str, record: RunRecord, *, resume: bool | None
 ) -> Iterator[tuple[Checkpoints, list[str]]]:
     """The checkpoints of the run that `record` describes, locked, and lines to say.
 
-    resume: go on from what is there. Otherwise what is there is begun anew.
-    Raises DataError where another process trains this very run; and with resume, where there are
-    runs of this name but with another recipe or other data, naming the differences.
+    resume: go on from what is there; None: where it is of this very run. False: begin anew.
+    Raises DataError where another process trains this very run; and when told to resume, where
+    there are runs of this name but with another recipe or other data, naming the differences.
     """
     root = store / FOLDER
     folder = root / f"{name}-{record.identity}"
@@ -149,7 +149,7 @@ def open_checkpoints(
                 if resume:
                     raise
                 there = None
-            if there is not None and resume:
+            if there is not None and resume is not False:
                 if there.identity != record.identity:
                     raise DataError(f"{folder}: {differences(there, record)}")
                 lines += ground_lines(there, record)

@@ -79,12 +79,14 @@ def fit(
     checkpoints: Checkpoints | None = None,
     resume: dict[str, Any] | None = None,
     interrupts: Interrupts | None = None,
+    examine: Callable[[nn.Module], None] | None = None,
 ) -> Fit:
     """Train `network` in place and leave it, in eval mode, with the weights that config.keep names.
 
     network: float32 [N, ...] -> logits [N, K], [N, 1] for two classes, or while training
     [N, members, ...] of either; on the batches' device. preprocess: raw [N, ...] -> float32; on
-    the same device. show: called after each epoch, with its seconds.
+    the same device. show: called after each epoch, with its seconds; what it raises ends the run.
+    examine: called before it with the network whose weights were measured, in eval mode.
     checkpoints: where the run is saved from time to time; the first rank's. resume: what one of
     them held, to go on from; the first rank's.
     interrupts: after a signal the run is saved and Interrupted is raised.
@@ -92,7 +94,7 @@ def fit(
     of processes alone. Raises DataError when the loss is no longer finite.
     """
     device = train.device
-    batch_size, used = _rows_of_an_epoch(train, config, ranks)
+    batch_size, used = rows_of_an_epoch(train, config, ranks)
     torch.manual_seed((config.seed + ranks.rank * _SEED_STRIDE) % 2**63)
     state = _begin(network, config, backbone, math.ceil(used / batch_size), device)
     weights = class_weights(train.labels, config)
@@ -148,7 +150,7 @@ def fit(
                 step_loss: Tensor | None = None
                 for piece in range(config.accumulate):
                     raw, labels = next(stream)
-                    inputs, partner, share = _inputs(raw, preprocess, config.augment)
+                    inputs, partner, share = batch_inputs(raw, preprocess, config.augment)
                     waits = data_parallel is not None and piece < config.accumulate - 1
                     with data_parallel.no_sync() if waits else contextlib.nullcontext():
                         with cast():
@@ -198,7 +200,10 @@ def fit(
                 gradient_norm=state.gradient_norm,
             )
             state.history.append(record)
-            _keep_the_best(state, record, config)
+            if note_epoch(state, record, config) and config.keep == "best":
+                state.kept = copy.deepcopy(state.averaged.state_dict())
+            if examine is not None:
+                examine(state.averaged)
             show(record, time.perf_counter() - began)
             state.end_epoch()
             after_step()
@@ -210,7 +215,7 @@ def fit(
     return Fit(tuple(state.history), state.kept_epoch, stopped_early)
 
 
-def _rows_of_an_epoch(train: Batches, config: TrainConfig, ranks: Ranks) -> tuple[int, int]:
+def rows_of_an_epoch(train: Batches, config: TrainConfig, ranks: Ranks) -> tuple[int, int]:
     """Rows of a step, and of an epoch: a last step with too few rows is left out.
 
     A lone row has no batch statistics; the shuffle gives what is left out its turn in another
@@ -283,25 +288,30 @@ def _parallel_and_compiled(
     return forward, data_parallel
 
 
-def _keep_the_best(state: TrainingState, record: Epoch, config: TrainConfig) -> None:
-    """Note a best epoch, keep its weights where the recipe says so, and see whether to go on."""
+def monitored(record: Epoch, config: TrainConfig) -> tuple[float, float]:
+    """What makes one epoch better than another: the lower pair is the better one."""
     figures = (record.validation_loss, -record.validation_accuracy)
-    if config.monitor == "accuracy":
-        figures = (figures[1], figures[0])
+    return figures if config.monitor == "loss" else (figures[1], figures[0])
+
+
+def note_epoch(state: TrainingState, record: Epoch, config: TrainConfig) -> bool:
+    """Whether it is the best one yet; the state then says what to keep and whether to go on.
+
+    The weights themselves are the caller's to copy.
+    """
+    figures = monitored(record, config)
     better = figures < state.best
     if better:
         state.best, state.best_epoch = figures, record.epoch
-    if config.keep == "last":
+    if better or config.keep == "last":
         state.kept_epoch = record.epoch
-    elif better:
-        state.kept_epoch = record.epoch
-        state.kept = copy.deepcopy(state.averaged.state_dict())
     state.schedule.after_epoch(figures[0])
     waited = record.epoch - state.best_epoch
     state.finished = record.epoch == config.epochs or 0 < config.patience <= waited
+    return better
 
 
-def _inputs(
+def batch_inputs(
     raw: Tensor, preprocess: nn.Module, config: AugmentConfig
 ) -> tuple[Tensor, Tensor | None, float]:
     """Network input of one training batch, and what `mix` says of it."""

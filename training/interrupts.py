@@ -37,11 +37,16 @@ class Interrupts:
 
         What came after the block's last look raises at its end. After an error it stays so: the
         run ends anyhow, and a signal, such as torchrun's to the others when one process has died,
-        must not hide why.
+        must not hide why. Blocks may lie in one another; the outermost one raises.
         """
-        self._deferred = True
+        outer, self._deferred = self._deferred, True
         yield
-        self._deferred = False
+        self._deferred = outer
+        if not outer:
+            self.check()
+
+    def check(self) -> None:
+        """Raise `Interrupted` where a signal has come."""
         if self.received is not None:
             raise Interrupted(self.received)
 

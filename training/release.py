@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from artifacts.backends import Model, run_module
 from artifacts.bundle import Bundle, Golden, write_bundle
 from artifacts.inputs import input_name
-from artifacts.manifest import BUNDLE_FILES, GOLDEN, PARITY, REPORT, DataInfo, Manifest
+from artifacts.manifest import BUNDLE_FILES, GOLDEN, PARITY, REPORT, DataInfo, Manifest, Study
 from artifacts.networks import DeployedClassifier
 from artifacts.references import promote as promote_bundle
 from training.batches import Batches
@@ -37,7 +37,10 @@ _PACKAGES = ("parityline", "torch", "numpy", "onnx", "onnxscript", "onnxruntime"
 
 @dataclass(frozen=True)
 class Trained:
-    """A fitted model and what it came from. resolved: the recipe as it was carried out."""
+    """A fitted model and what it came from.
+
+    resolved: the recipe as it was carried out. study: the search that found it.
+    """
 
     recipe: Recipe
     resolved: dict[str, Any]
@@ -46,6 +49,7 @@ class Trained:
     model: DeployedClassifier
     batches: dict[str, Batches]
     fitted: Fit
+    study: Study | None = None
 
 
 def release(trained: Trained, store: Path, say: Callable[[str], None], *, promote: bool) -> Bundle:
@@ -100,6 +104,7 @@ def release(trained: Trained, store: Path, say: Callable[[str], None], *, promot
         verdict=measured.verdict,
         history=fitted.history,
         kept_epoch=fitted.kept_epoch,
+        study=trained.study,
         recipe=trained.resolved,
         seed=recipe.train.seed,
         data=trained.info,

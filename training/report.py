@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from artifacts.manifest import Calibration, Estimate, Manifest, Metrics, Verdict
-from artifacts.summary import describe_input
+from artifacts.configs import describe_network
+from artifacts.manifest import Calibration, Estimate, Manifest, Metrics, Study, Verdict
+from artifacts.summary import describe_input, study_lines
 from training.charts import learning_curves, reliability_diagram
 
 _STYLE = """
@@ -57,7 +58,7 @@ def render_report(manifest: Manifest, parity: dict[str, Any]) -> str:
 <p>A {manifest.task} classifier of {len(manifest.labels)} labels:
 {html.escape(", ".join(manifest.labels))}. Trained on {rows["train"]} rows of
 {html.escape(manifest.data.source)}, chosen on {rows["validation"]}, tested once on {rows["test"]}.
-Network: {manifest.network.kind}, {manifest.parameters:,} parameters; input:
+Network: {describe_network(manifest.network)}, {manifest.parameters:,} parameters; input:
 {html.escape(describe_input(manifest.input))}.</p>
 {f"<p>Of the data:</p><ul>{notes}</ul>" if notes else ""}
 <h2>Verdict</h2>{_verdict(manifest.verdict)}
@@ -70,11 +71,19 @@ Network: {manifest.network.kind}, {manifest.parameters:,} parameters; input:
 <p>Every format against the trained model on {parity["held_out_rows"]} held-out rows and
 {parity["edge_rows"]} edge inputs; allowed: {html.escape(parity["tolerance"])}.
 {html.escape(parity["one_answer"].capitalize())}.</p>{gate}
-<h2>How it was made</h2><pre>{html.escape(recipe)}</pre>
+<h2>How it was made</h2>{_study(manifest.study)}<pre>{html.escape(recipe)}</pre>
 <p>Seed {manifest.seed}; data fingerprint <code>{manifest.data.fingerprint}</code>;
 {html.escape(", ".join(f"{k} {v}" for k, v in manifest.packages.items()))}.</p>
 </body></html>
 """
+
+
+def _study(study: Study | None) -> str:
+    if study is None:
+        return ""
+    found = "".join(f"<li>{html.escape(line)}</li>" for line in study_lines(study))
+    space = "".join(f"<li><code>{html.escape(line)}</code></li>" for line in study.space)
+    return f"<p>By a study:</p><ul>{found}</ul><p>It searched:</p><ul>{space}</ul>"
 
 
 def _verdict(verdict: Verdict) -> str:

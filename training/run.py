@@ -17,16 +17,14 @@ import torch
 from rich.console import Console
 
 from artifacts.bundle import Bundle
-from artifacts.devices import resolve_device
+from artifacts.devices import Device, resolve_device
 from artifacts.errors import BundleError, DeviceError
-from artifacts.manifest import DataInfo
-from artifacts.networks import DeployedClassifier, build_network
-from artifacts.preprocess import Preprocess
+from artifacts.manifest import DataInfo, Study
 from artifacts.summary import column_lines, describe_input
 from training.batches import Batches
+from training.build import build_model
 from training.checkpoints import RunRecord, open_checkpoints
 from training.data import Dataset, load_dataset
-from training.encoding import preprocessing
 from training.fit import Backbone, Fit, fit
 from training.interrupts import catch_interrupts
 from training.precision import compiled, compute_precision
@@ -47,7 +45,7 @@ from training.run_record import flat
 from training.schedule import resolve_schedule
 from training.threshold import check_threshold
 from training.tracking import tracking
-from training.transfer import load_backbone, weights_digest, with_backbone_defaults
+from training.transfer import weights_digest, with_backbone_defaults
 
 
 def run(
@@ -56,20 +54,22 @@ def run(
     *,
     promote: bool,
     console: Console,
-    resume: bool = False,
+    resume: bool | None = False,
     preflight: bool = True,
     track: bool = False,
+    study: Study | None = None,
 ) -> Bundle | None:
     """Train `recipe` and release the bundle into `store`; None in all processes but the first.
 
     Until the last step, which is one rename, the store holds nothing of it but checkpoints, from
-    which `resume` goes on. preflight: see first, in a second or two, whether it can be trained at
-    all. track: record the run in MLflow.
+    which `resume` goes on; with None where there are some of this very run. preflight: see first,
+    in a second or two, whether it can be trained at all. track: record the run in MLflow.
+    study: the search that found the recipe, for the manifest.
     Raises DataError, DeviceError, ParityError, BundleError, CheckpointError or RankError, each with
     one line for its reader; and Interrupted after SIGINT or SIGTERM.
     """
     began = time.perf_counter()
-    device = _device(recipe)
+    device = device_of(recipe)
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
     recipe = with_backbone_defaults(recipe)
@@ -81,8 +81,8 @@ def run(
         joined = stack.enter_context(contextlib.ExitStack())
         ranks = joined.enter_context(join_ranks(device))
         if ranks.first:
-            _check_writable(store)
-        data = _share_of_machine(recipe.data)
+            check_writable(store)
+        data = share_of_machine(recipe.data, processes_of_machine())
         dataset = _load(data, ranks)
         check_threshold(recipe.export, dataset.labels)
         info = dataset.info()
@@ -96,22 +96,18 @@ def run(
         for line in (*dataset.notes, *column_lines(dataset.input)):
             say(console, f"data: {line}")
 
-        torch.manual_seed(recipe.train.seed)
-        steps = preprocessing(dataset, recipe.model, recipe.data.pixels)
-        network = build_network(recipe.model, dataset.input.shape, steps, len(dataset.labels))
-        backbone = load_backbone(network, recipe)
+        built = build_model(recipe, dataset, device)
+        model, backbone = built.model, built.backbone
+        network = model.network
         say(console, f"model: {recipe.model.kind}, {_parameters_line(network, backbone)}")
         say(console, f"device: {_device_name(device)}{_ranks_line(ranks)}")
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        preprocess = Preprocess(steps, dataset.input.shape)
-        model = DeployedClassifier(preprocess, network, temperature=1.0).to(device)
         precision = compute_precision(network, recipe.train, torch.device(device))
         batches = {
             name: Batches(part, torch.device(device), data.workers)
             for name, part in dataset.parts.items()
         }
         largest = max_batch_size(recipe, dataset)
-        resolved = _resolved(recipe, device, precision, largest, ranks)
+        resolved = resolved_recipe(recipe, device, precision, largest, ranks)
         record = _record(resolved, info, ranks)
         ranks.same(flat({**record.recipe, "torch": torch.__version__, "precision": precision}))
         checkpoints, saved = None, None
@@ -147,7 +143,7 @@ def run(
             return None
         assert checkpoints is not None
         say(console, _fit_line(fitted, time.perf_counter() - began_training))
-        trained = Trained(recipe, resolved, dataset, info, model, batches, fitted)
+        trained = Trained(recipe, resolved, dataset, info, model, batches, fitted, study)
         bundle = release(trained, store, lambda line: say(console, line), promote=promote)
         checkpoints.remove()
         tracker.finish(bundle.manifest, bundle.path)
@@ -155,7 +151,7 @@ def run(
     return bundle
 
 
-def _check_writable(store: Path) -> None:
+def check_writable(store: Path) -> None:
     """Raise BundleError before the training, not after it, where nothing could be released."""
     try:
         store.mkdir(parents=True, exist_ok=True)
@@ -170,7 +166,8 @@ def say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _device(recipe: Recipe) -> str:
+def device_of(recipe: Recipe) -> Device:
+    """Where the recipe is trained. Raises DeviceError."""
     device = resolve_device(recipe.train.device)
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
@@ -180,9 +177,8 @@ def _device(recipe: Recipe) -> str:
     return device
 
 
-def _share_of_machine(config: DataConfig) -> DataConfig:
-    """What each process takes by default of the memory and the cores that several share."""
-    sharing = processes_of_machine()
+def share_of_machine(config: DataConfig, sharing: int) -> DataConfig:
+    """What each of so many processes takes by default of the memory and the cores."""
     if sharing == 1:
         return config
     memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21
@@ -223,7 +219,7 @@ def _ranks_line(ranks: Ranks) -> str:
     return "" if ranks.world == 1 else f", {ranks.world} processes"
 
 
-def _resolved(
+def resolved_recipe(
     recipe: Recipe, device: str, precision: str, largest: int, ranks: Ranks = ALONE
 ) -> dict[str, Any]:
     """The recipe as it was carried out: what was "auto" as it was, files without their folders.
@@ -231,7 +227,8 @@ def _resolved(
     train.processes: how many there were, where it was more than one.
     """
     content = recipe.model_dump(
-        mode="json", exclude={"summary": True, "data": {"path", "test_path", "workers"}}
+        mode="json",
+        exclude={"summary": True, "tune": True, "data": {"path", "test_path", "workers"}},
     )
     content["train"].update(device=device, threads=torch.get_num_threads(), precision=precision)
     if ranks.world > 1:
