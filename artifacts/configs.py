@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -9,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from artifacts.inputs import Frozen
 
 Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh"]
+MOST_MEMBERS = 16
 _Width = Annotated[int, Field(ge=1, le=65536)]
 
 
@@ -112,12 +114,53 @@ def network_kind(value: Any) -> str:
     return "torchvision" if str(kind).startswith("torchvision:") else str(kind)
 
 
-NetworkConfig = Annotated[
+_Single = (
     Annotated[LinearNetwork, Tag("linear")]
     | Annotated[MlpNetwork, Tag("mlp")]
     | Annotated[TableNetwork, Tag("table")]
     | Annotated[CnnNetwork, Tag("cnn")]
     | Annotated[ResnetNetwork, Tag("resnet")]
-    | Annotated[TorchvisionNetwork, Tag("torchvision")],
-    Discriminator(network_kind),
+    | Annotated[TorchvisionNetwork, Tag("torchvision")]
+)
+
+
+class EnsembleNetwork(Frozen):
+    """Several networks of the other kinds, each with weights of its own: their mean logit.
+
+    They all take the same preprocessed input, so table networks must ask for as many bins.
+    """
+
+    kind: Literal["ensemble"] = "ensemble"
+    members: tuple[Annotated[_Single, Discriminator(network_kind)], ...]
+
+    @model_validator(mode="after")
+    def _members_go_together(self) -> EnsembleNetwork:
+        if not 2 <= len(self.members) <= MOST_MEMBERS:
+            raise ValueError(f"expected 2 to {MOST_MEMBERS} members, found {len(self.members)}")
+        bins = {member.bins for member in self.members if isinstance(member, TableNetwork)}
+        if len(bins) > 1:
+            raise ValueError(
+                "table networks in one ensemble share their input: expected the same bins, "
+                f"found {', '.join(map(str, sorted(bins)))}"
+            )
+        return self
+
+
+NetworkConfig = Annotated[
+    _Single | Annotated[EnsembleNetwork, Tag("ensemble")], Discriminator(network_kind)
 ]
+
+
+def table_bins(config: NetworkConfig) -> int:
+    """At most how many bins a network wants of each number in a table."""
+    if isinstance(config, EnsembleNetwork):
+        return max(map(table_bins, config.members))
+    return config.bins if isinstance(config, TableNetwork) else 0
+
+
+def describe_network(config: NetworkConfig) -> str:
+    """Its kind; of an ensemble how many members of which kinds, the most frequent first."""
+    if not isinstance(config, EnsembleNetwork):
+        return config.kind
+    kinds = Counter(member.kind for member in config.members).most_common()
+    return f"ensemble of {', '.join(f'{count} {kind}' for kind, count in kinds)}"

@@ -17,6 +17,7 @@ from torch.nn import functional
 from artifacts.configs import (
     Activation,
     CnnNetwork,
+    EnsembleNetwork,
     LinearNetwork,
     MlpNetwork,
     NetworkConfig,
@@ -38,6 +39,7 @@ _GAINS: dict[str, Literal["linear", "tanh", "leaky_relu", "relu"]] = {
 _ONE_HOT = 8
 _CATEGORY_WIDTH = 16
 _EMBEDDING_RATES = (4.0, 0.1)
+_MOST_LOSSES = 4096
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -55,9 +57,14 @@ def build_network(
     input_shape, steps: of a row of raw input, and what becomes of it before the network.
     outputs: for two classes 1, the logit of the second; otherwise, and always for torchvision's
     networks (SqueezeNet's logits are never negative), one for each class.
-    The weights are drawn from torch's global generator.
-    Raises DataError where the network does not fit such input.
+    The weights are drawn from torch's global generator, those of an ensemble member after member.
+    Raises DataError where the network does not fit such input, or an ensemble's members each other.
     """
+    if isinstance(config, EnsembleNetwork):
+        members = [
+            build_network(member, input_shape, steps, num_classes) for member in config.members
+        ]
+        return Ensemble(config, members)
     outputs = 1 if num_classes == 2 else num_classes
     if isinstance(config, LinearNetwork | MlpNetwork):
         return _fully_connected(config, math.prod(network_shape(input_shape, steps)), outputs)
@@ -234,6 +241,7 @@ class TableEnsemble(nn.Module):
         super().__init__()
         self.members = config.members
         self.category_dropout = config.category_dropout
+        self.input_width = encode.width
         self.numbers, self.bins = len(encode.numbers), encode.bins
         self.plain = sum(entry.indicator for entry in encode.numbers)
         self.category_sizes = encode.category_sizes
@@ -330,6 +338,75 @@ class _SharedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: float32."""
         return functional.linear(x * self.scale_in, self.weight) * self.scale_out + self.bias
+
+
+class Ensemble(nn.Module):
+    """`EnsembleNetwork`: the mean of its members' logits, [N, outputs], when answering.
+
+    So its probabilities are the normalised geometric mean of theirs. Additions and one division,
+    element by element: ONNX Runtime computes them bit for bit alike at every batch size on CPU,
+    which logarithms and exponentials of our own would not be sure to be.
+    While training the logits side by side, [N, members, outputs], so that each member has a loss of
+    its own. Where members have members themselves (`TableEnsemble`), all are repeated until each
+    network has as many: then the mean over them is that over the networks.
+    rates: the members' own, by their parameters' names here.
+    """
+
+    def __init__(self, config: EnsembleNetwork, networks: Sequence[nn.Module]) -> None:
+        """Hold the networks themselves. Raises DataError where they differ in their outputs."""
+        super().__init__()
+        outputs = [_num_outputs(network) for network in networks]
+        if len(set(outputs)) > 1:
+            found = zip(config.members, outputs, strict=True)
+            raise DataError(
+                "model.members: an ensemble averages logits, expected as many from each member, "
+                f"found {', '.join(f'{number} of {member.kind}' for member, number in found)}; "
+                "for two classes torchvision's networks have two, the others one"
+            )
+        self.members = nn.ModuleList(networks)
+        self.rates = {
+            f"members.{index}.{name}": rate
+            for index, network in enumerate(networks)
+            if isinstance(network, TableEnsemble)
+            for name, rate in network.rates.items()
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float32 [N, ...], preprocessed."""
+        logits: list[Tensor] = [member(x) for member in self.members]
+        if self.training:
+            return _side_by_side(logits)
+        total = logits[0]
+        for other in logits[1:]:
+            total = total + other
+        return total / len(logits)
+
+
+def _side_by_side(logits: list[Tensor]) -> Tensor:
+    """[N, outputs] or [N, members, outputs] of each -> [N, places, outputs], as many for each."""
+    counts = [1 if each.ndim == 2 else each.shape[1] for each in logits]
+    common = math.lcm(*counts)
+    if common * len(logits) > _MOST_LOSSES:
+        raise DataError(
+            "model.members: to train them together, expected numbers of members in the tables' "
+            f"networks with a small common multiple, found {', '.join(map(str, counts))}"
+        )
+    return torch.cat(
+        [
+            (each.unsqueeze(1) if each.ndim == 2 else each).repeat_interleave(
+                common // count, dim=1
+            )
+            for each, count in zip(logits, counts, strict=True)
+        ],
+        dim=1,
+    )
+
+
+def _num_outputs(network: nn.Module) -> int:
+    if isinstance(network, TableEnsemble):
+        return network.head.shape[2]
+    # In all the others, torchvision's too, the head is the last to be made.
+    return list(network.parameters())[-1].shape[0]
 
 
 class DeployedClassifier(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 
 from artifacts.bundle import Golden
+from artifacts.configs import describe_network
 from artifacts.inputs import ImageInput
 from artifacts.manifest import Manifest
 from artifacts.summary import describe_input
@@ -29,7 +30,7 @@ def render_page(manifest: Manifest, golden: Golden, device: str, url: str) -> st
     facts = {
         "labels": ", ".join(manifest.labels),
         "input": takes,
-        "network": f"{manifest.network.kind}, {manifest.parameters:,} parameters",
+        "network": f"{describe_network(manifest.network)}, {manifest.parameters:,} parameters",
         "created": manifest.created,
         "runs on": device,
     }

@@ -6,6 +6,8 @@ import pytest
 
 from artifacts.errors import DataError
 from training.recipe import builtin_recipes, load_recipe
+from training.run import resolved_recipe
+from training.tuning.config import Choices, Range
 
 
 def test_each_builtin_recipe_is_found_by_its_file_name() -> None:
@@ -31,6 +33,11 @@ def test_an_unknown_recipe_lists_those_there_are() -> None:
         ("train.epochs=many", r"train\.epochs: .*found 'many'"),
         ("train.lr=nan", r"train\.lr: .*finite"),
         ("model.kind=forest", "model.kind: expected one of linear, mlp, table"),
+        ("tune.objective=f1", r"tune\.objective: .*'accuracy', 'log_loss' or 'auc', found 'f1'"),
+        ("tune.folds=0", r"tune\.folds: .*greater than or equal to 1, found 0"),
+        ("tune.spaces={}", r"unknown key tune\.spaces; allowed: objective, folds, seeds, space"),
+        ("tune.space=3", r"tune\.space: .*found 3"),
+        ("tune=3", r"tune: .*found 3"),
         ("data.source=imagenet", r"data\.source: .*'imagenet'"),
         ("train.epochs", "expected key=value"),
         ("=3", "expected key=value"),
@@ -40,6 +47,24 @@ def test_an_unknown_recipe_lists_those_there_are() -> None:
 def test_a_bad_override_names_the_key_and_what_is_allowed(override: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_recipe("digits", [override])
+
+
+def test_overrides_set_what_a_study_does_and_may_change() -> None:
+    rate = 'tune.space."train.lr"={low=1e-4,high=1e-2,log=true}'
+    recipe = load_recipe("digits", ["tune.objective=auc", "tune.folds=3", rate])
+    assert (recipe.tune.objective, recipe.tune.folds, recipe.tune.seeds) == ("auc", 3, 1)
+    assert recipe.tune.space["train.lr"] == Range(low=1e-4, high=1e-2, log=True)
+    assert recipe.tune.space["train.epochs"] == Range(low=10, high=50)
+    only = load_recipe("digits", ['tune.space={"train.lr"=[0.1, 0.2]}']).tune.space
+    assert only == {"train.lr": Choices(choices=(0.1, 0.2))}
+
+
+def test_what_a_run_makes_does_not_depend_on_what_a_study_would_do() -> None:
+    makes = [
+        resolved_recipe(load_recipe("digits", sets), "cpu", "float32", 64)
+        for sets in ([], ["tune.objective=auc", "tune.space={}"])
+    ]
+    assert makes[0] == makes[1] and "tune" not in makes[0]
 
 
 def test_overrides_take_toml_values_and_bare_strings() -> None:

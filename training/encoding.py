@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from artifacts.configs import NetworkConfig, TableNetwork
+from artifacts.configs import NetworkConfig, table_bins
 from artifacts.errors import DataError
 from artifacts.inputs import BooleanColumn, CategoryColumn, ImageInput, TableInput
 from artifacts.steps import (
@@ -32,13 +32,12 @@ def preprocessing(
     """The steps inside the graph.
 
     Pictures: as `pixels` says, or / 255, then mean and standard deviation for each channel.
-    Tables: one `Encode`, with bins for a table network.
+    Tables: one `Encode`, with bins for a table network or an ensemble that has one.
     Raises DataError where `pixels` is for other channels.
     """
     if isinstance(dataset.input, TableInput):
         assert isinstance(dataset.train.raw, np.ndarray)
-        bins = network.bins if isinstance(network, TableNetwork) else 0
-        return (table_encoding(dataset.input, dataset.train.raw, bins),)
+        return (table_encoding(dataset.input, dataset.train.raw, table_bins(network)),)
     if pixels is None:
         mean, std = _pixel_statistics(dataset)
         return (Scale(factor=1 / 255), Normalize(mean=mean, std=std))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from artifacts.errors import DataError
-from artifacts.networks import TableEnsemble
+from artifacts.networks import Ensemble, TableEnsemble
 from training.muon import Float32Muon
 from training.recipe import TrainConfig
 
@@ -99,6 +99,12 @@ def hidden_matrices(network: nn.Module, head: Collection[str] | None = None) -> 
     30 s instead of 8 s.
     head: the names of the last layer's parameters, where they are known.
     """
+    if isinstance(network, Ensemble):
+        return frozenset(
+            f"members.{index}.{name}"
+            for index, member in enumerate(network.members)
+            for name in hidden_matrices(member)
+        )
     matrices = [
         name
         for name, parameter in network.named_parameters()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from artifacts.configs import (
     CnnNetwork,
+    EnsembleNetwork,
     LinearNetwork,
     MlpNetwork,
     NetworkConfig,
@@ -26,6 +27,7 @@ from artifacts.configs import (
 from artifacts.errors import DataError
 from artifacts.inputs import Frozen, MissingPolicy
 from artifacts.manifest import NAME_PATTERN
+from training.tuning.config import TuneConfig
 
 _KINDS: dict[Any, type[BaseModel]] = {
     "linear": LinearNetwork,
@@ -34,6 +36,7 @@ _KINDS: dict[Any, type[BaseModel]] = {
     "cnn": CnnNetwork,
     "resnet": ResnetNetwork,
     "torchvision": TorchvisionNetwork,
+    "ensemble": EnsembleNetwork,
 }
 # key=value, where "=" in a quoted part of the key does not end it.
 _OVERRIDE = re.compile(r'((?:[^="]|"[^"]*")+)=(.*)', re.DOTALL)
@@ -238,6 +241,7 @@ class Recipe(Frozen):
     transfer: TransferConfig = TransferConfig()
     train: TrainConfig = TrainConfig()
     export: ExportConfig = ExportConfig()
+    tune: TuneConfig = TuneConfig()
 
 
 def builtin_recipes() -> dict[str, Recipe]:
@@ -245,7 +249,7 @@ def builtin_recipes() -> dict[str, Recipe]:
     recipes = {}
     for file in sorted(_folder().iterdir(), key=lambda entry: entry.name.removesuffix(".toml")):
         if file.name.endswith(".toml"):
-            recipe = _validate(tomllib.loads(file.read_text(encoding="utf-8")), file.name)
+            recipe = validated(tomllib.loads(file.read_text(encoding="utf-8")), file.name)
             recipes[recipe.name] = recipe
     return recipes
 
@@ -262,7 +266,8 @@ def load_recipe(
     """A built-in recipe by name, or a TOML file by path, with overrides applied.
 
     overrides: "section.key=value", the value in TOML's syntax or a bare string. "model.kind="
-    with another kind starts that network from its defaults.
+    with another kind starts that network from its defaults, without what the recipe's study
+    would change of the one it had.
     name, data, target, skip_bad: shorthands for the keys name, data.path, data.target and
     data.skip_bad.
     Raises DataError naming the recipe, key or value.
@@ -277,21 +282,58 @@ def load_recipe(
         pairs.append((["data", "target"], target))
     if skip_bad:
         pairs.append((["data", "skip_bad"], True))
+    set_keys(content, pairs, "--set ")
+    loaded = validated(content, label)
+    if loaded.tune.space:
+        # Imported here: it builds recipes itself.
+        from training.tuning.space import check_space
+
+        try:
+            check_space(loaded)
+        except DataError as error:
+            raise DataError(f"{label}: {error}") from error
+    return loaded
+
+
+def set_keys(content: dict[str, Any], pairs: Sequence[tuple[list[str], Any]], what: str) -> None:
+    """Set these keys, by their parts, in a recipe's content.
+
+    Another kind of network starts from its defaults: the other keys of "model" go, and those of
+    the space with them where the kind is not in it; those among the pairs, in any order, stay.
+    Raises DataError, which begins with `what`, where a part of a key is a value.
+    """
     model = content.setdefault("model", {})
     if isinstance(model, dict):
         model.setdefault("kind", "mlp")
         for key, value in pairs:
             if key == ["model", "kind"] and model["kind"] != value:
-                # Its other keys are of another kind; those set here, in any order, stay.
                 content["model"] = model = {"kind": value}
+                _leave_network_out_of_space(content)
     for key, value in pairs:
         section = content
         for depth, part in enumerate(key[:-1]):
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
-                raise DataError(f"--set {'.'.join(key)}: {'.'.join(key[: depth + 1])} is a value")
+                raise DataError(f"{what}{'.'.join(key)}: {'.'.join(key[: depth + 1])} is a value")
         section[key[-1]] = value
-    return _validate(content, label)
+
+
+def content_with(recipe: Recipe, values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """A recipe's content but for [tune], with these keys set as `set_keys` does.
+
+    What the recipe leaves to the defaults is left out: some of them depend on other keys.
+    """
+    content = recipe.model_dump(mode="json", exclude_unset=True, exclude={"tune"})
+    set_keys(content, [(key_parts(key) or [key], value) for key, value in values.items()], what)
+    return content
+
+
+def _leave_network_out_of_space(content: dict[str, Any]) -> None:
+    tune = content.get("tune")
+    space = tune.get("space") if isinstance(tune, dict) else None
+    if isinstance(space, dict) and "model.kind" not in space:
+        for key in [key for key in space if key.startswith("model.")]:
+            del space[key]
 
 
 def _read(recipe: str) -> dict[str, Any]:
@@ -317,7 +359,7 @@ def _folder() -> resources.abc.Traversable:
 
 def _parse_override(text: str) -> tuple[list[str], Any]:
     match = _OVERRIDE.fullmatch(text)
-    parts = [] if match is None else _key_parts(match[1])
+    parts = [] if match is None else key_parts(match[1])
     if match is None or not parts:
         raise DataError(f"--set {text!r}: expected key=value, such as train.epochs=5")
     value = match[2]
@@ -328,7 +370,7 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
     return parts, parsed["value"] if len(parsed) == 1 else value.strip()
 
 
-def _key_parts(key: str) -> list[str]:
+def key_parts(key: str) -> list[str]:
     """A dotted key as TOML reads it, parts in quotes too; [] where it is none."""
     try:
         level: Any = tomllib.loads(f"{key} = 0")
@@ -338,20 +380,36 @@ def _key_parts(key: str) -> list[str]:
         return parts if all(parts) else []
     parts = []
     while isinstance(level, dict):
+        if len(level) != 1:
+            return []
         ((part, level),) = level.items()
         parts.append(part)
     return parts
 
 
-def _validate(content: dict[str, Any], label: str) -> Recipe:
+def validated(content: dict[str, Any], label: str) -> Recipe:
+    """The recipe of this content. Raises DataError: the label, then a line for each problem."""
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        # One line for a key that may be of several types: that of the first.
-        lines: dict[str, str] = {}
-        for entry in error.errors():
-            lines.setdefault(_key(entry), _explain(entry))
-        raise DataError(f"{label}: {'; '.join(lines.values())}") from error
+        raise DataError(f"{label}: {'; '.join(_problems(error).values())}") from error
+
+
+def problems_of(content: dict[str, Any]) -> dict[str, str]:
+    """What makes this content no recipe, one line for each key; empty where it is one."""
+    try:
+        Recipe.model_validate(content)
+    except ValidationError as error:
+        return _problems(error)
+    return {}
+
+
+def _problems(error: ValidationError) -> dict[str, str]:
+    # One line for a key that may be of several types: that of the first.
+    lines: dict[str, str] = {}
+    for entry in error.errors():
+        lines.setdefault(_key(entry), _explain(entry))
+    return lines
 
 
 def _section(annotation: Any) -> Any:
@@ -368,6 +426,8 @@ def _key(entry: Any) -> str:
     tags = {*_KINDS, "int"}
     types = ("constrained-", "literal[")
     parts = [str(part) for part in entry["loc"]]
+    if entry["type"] == "union_tag_invalid":
+        parts.append("kind")
     return ".".join(part for part in parts if part not in tags and not part.startswith(types))
 
 
@@ -377,13 +437,19 @@ def _explain(entry: Any) -> str:
     if entry["type"] == "extra_forbidden":
         section: Any = Recipe
         for part in entry["loc"][:-1]:
+            if isinstance(part, int):
+                continue  # the place in a list
             section = _KINDS.get(part) or _section(section.model_fields[part].annotation)
         return f"unknown key {key}; allowed: {', '.join(section.model_fields)}"
     if entry["type"] == "union_tag_invalid":
-        kinds = ", ".join("torchvision:NAME" if kind == "torchvision" else kind for kind in _KINDS)
-        return f"{key}.kind: expected one of {kinds}"
+        # In an ensemble there is none.
+        allowed = [kind for kind in _KINDS if kind not in entry["loc"]]
+        kinds = ", ".join("torchvision:NAME" if kind == "torchvision" else kind for kind in allowed)
+        return f"{key}: expected one of {kinds}"
     if entry["type"] == "missing":
         return f"{key} is required"
+    if entry["type"] == "value_error":
+        return f"{key}: {entry['ctx']['error']}"
     found = entry.get("input")
     shown = "" if isinstance(found, dict) else f", found {found!r}"
     return f"{key}: {entry['msg'][0].lower()}{entry['msg'][1:]}{shown}"

@@ -1,0 +1,1 @@
+"""How a study looks for a better recipe."""
