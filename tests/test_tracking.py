@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,23 +21,19 @@ from typer.testing import CliRunner
 
 from artifacts.bundle import Bundle
 from artifacts.errors import DataError, ParitylineError
-from artifacts.manifest import Epoch
 from parityline import app
 from tests.conftest import ROOT, free_port
+from tests.tracked import POINT, rows, tell_of_a_trial
+from training import mlflow_pipe, tracking
 from training import run as run_module
-from training import tracking
 from training.interrupts import catch_interrupts
-from training.mlflow_names import flat_metrics, flat_params
+from training.mlflow_names import flat_metrics, flat_params, metric_points, own_tags, trial_params
 from training.mlflow_writer import reason_of, without_credentials
 from training.recipe import load_recipe
 from training.run import run
 from training.tracking import Tracker, wanted
 
 SMALL = ["train.epochs=2", "model.hidden=[8]", "export.max_batch_size=64"]
-POINT = Epoch(
-    epoch=1, train_loss=0.5, train_accuracy=0.75, validation_loss=0.25, validation_accuracy=1.0,
-    lr=0.01,
-)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +51,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def writers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
     """The processes that were started; those that are left are killed."""
     started: list[subprocess.Popen[bytes]] = []
-    start = tracking._start_writer
+    start = mlflow_pipe._start_writer
 
     def start_and_note() -> subprocess.Popen[bytes]:
         started.append(start())
         return started[-1]
 
-    monkeypatch.setattr(tracking, "_start_writer", start_and_note)
+    monkeypatch.setattr(mlflow_pipe, "_start_writer", start_and_note)
     yield started
     for process in started:
         if process.poll() is None:
@@ -80,14 +75,6 @@ def trained(store: Path) -> tuple[Bundle, list[str]]:
 
 def about_tracking(lines: list[str]) -> list[str]:
     return [line for line in lines if line.startswith("tracking: ")]
-
-
-def rows(query: str) -> list[tuple[Any, ...]]:
-    """Of the default store."""
-    with sqlite3.connect("mlflow.db") as database:
-        found = database.execute(query).fetchall()
-    database.close()
-    return found
 
 
 def test_the_default_store_holds_recipe_curves_figures_and_bundle(
@@ -177,6 +164,34 @@ def test_failed_continued_and_killed_runs_are_recorded_as_such(here: Path) -> No
     assert rows("select value from tags where key = 'parityline.error'") == [("e",)]
 
 
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        (None, "the working directory (mlflow ui)"),
+        ("sqlite:///a b.db", "sqlite:///a b.db (mlflow ui --backend-store-uri 'sqlite:///a b.db')"),
+        (
+            "postgresql://me:secret@db/x",
+            'postgresql://db/x (mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI")',
+        ),
+        ("https://me:secret@host", "https://host"),
+    ],
+)
+def test_the_first_line_says_what_to_type_to_see_the_record(
+    uri: str | None,
+    expected: str,
+    tracker: Tracker,
+    said: io.StringIO,
+    writers: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if uri is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(mlflow_pipe, "_WRITER", "")
+    with tracker:
+        tracker.start("digits", {}, {})
+    assert said.getvalue().splitlines()[0] == f"tracking: MLflow run digits in {expected}"
+
+
 def test_a_server_that_refuses_costs_a_run_one_line(
     here: Path, writers: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,12 +249,14 @@ def test_a_writer_that_hangs_neither_stops_the_run_nor_fills_its_memory(
     tracker: Tracker, said: io.StringIO, writers: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "WAIT_S", {"FINISHED": 0.2})
+    monkeypatch.setattr(mlflow_pipe, "_MOST_KEPT_BYTES", 2**20)
     with tracker:
         tracker.start("n", {}, {})
         writers[0].send_signal(signal.SIGSTOP)
         for _ in range(8_000):
             tracker.epoch(POINT)
-        assert len(tracker._unsent) <= 2**20 and tracker._lost > 0
+        pipe = tracker._pipe
+        assert pipe is not None and len(pipe._unsent) <= 2**20 and pipe.lost > 0
     assert len(said.getvalue().splitlines()) == 2
 
 
@@ -263,10 +280,8 @@ def test_an_error_and_its_state_are_the_last_that_is_sent(
     tracker: Tracker, writers: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Instead of the writer: it keeps what it is told.
-    Path("keep.py").write_text(
-        "import sys; open('sent', 'w').writelines(sys.stdin.readline() for _ in range(3))"
-    )
-    monkeypatch.setattr(tracking.mlflow_writer, "__file__", "keep.py")
+    keep = "import sys; open('sent', 'w').writelines(sys.stdin.readline() for _ in range(3))"
+    monkeypatch.setattr(mlflow_pipe, "_WRITER", keep)
     for error, state, line in (
         (DataError("no rows"), "FAILED", "no rows"),
         (KeyError("lr"), "FAILED", "KeyError('lr')"),
@@ -293,6 +308,7 @@ def test_a_tracker_that_is_off_starts_nothing(said: io.StringIO, writers: list[A
     with tracking.tracking(False, Console(file=said)) as tracker:
         tracker.start("n", {}, {})
         tracker.epoch(POINT)
+        tell_of_a_trial(tracker, "b")
         assert tracker.run_id is None
     assert not writers and not said.getvalue()
 
@@ -330,6 +346,10 @@ def test_names_are_those_that_mlflow_takes() -> None:
     params = flat_params({"a": {"x/y": 1, "..": "t", "z (µm)": None}, "l": [1, "b"], "e": {}})
     assert params == {"a.x_y": "1", "a._": "t", "a.z _µm_": "null", "l": '[1, "b"]'}
     assert len(next(iter(flat_params({"k" * 999: 1})))) == 250
+    params = trial_params({"model.hidden[0]": 8, "at": Path("x")})
+    assert params == {"model.hidden.0": "8", "at": '"x"'}
+    assert metric_points({"best/a[0]": 1, "text": "t"}) == {"best/a_0_": 1.0}  # type: ignore[dict-item]
+    assert own_tags({"a/b": "x" * 9999, "none": None}) == {"parityline.a_b": "x" * 6000}
     metrics = flat_metrics({"test": {"rows": 3, "auc": None, "f1": {"value": 0.5, "low": 0.25}}})
     assert metrics == {"final/test/rows": 3, "final/test/f1": 0.5, "final/test/f1_low": 0.25}
 

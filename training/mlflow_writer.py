@@ -1,6 +1,6 @@
-"""The process that writes one run into MLflow: JSON lines in on stdin, what came of it on stdout.
+"""The process that writes runs into MLflow: JSON lines in on stdin, what came of it on stdout.
 
-`training.tracking` starts this file. It takes the seconds and the memory of `import mlflow` away
+`training.tracking` starts it. It takes the seconds and the memory of `import mlflow` away
 from the training, and whatever a slow or broken tracking server does, happens to it alone. What
 could not be sent is kept, and tried again as long as the run lasts.
 """
@@ -15,19 +15,22 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-RUN_TAG = "parityline.run_id"
+from training.mlflow_run import Patience, Run
+
 _RETRY_S = 30.0
+# Between two rounds: what a fast run says meanwhile goes in few requests.
+_PAUSE_S = 1.0
+# Of one round, in requests that fail.
+_FAILING_S = 15.0
 # How often it looks whether the training process is still there.
 _LOOK_S = 5.0
 # After the run has ended; an upload that takes longer is given up.
 _LIMIT_S = 3600
-_PARAMS_PER_REQUEST = 100
-_METRICS_PER_REQUEST = 900
 _REASON_LENGTH = 200
 # MLflow's own are 120 s and 7, so that a dead server would be found out after many minutes.
 _TIMEOUT, _TIMEOUT_S, _UPLOAD_TIMEOUT_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", "10", "300"
@@ -43,135 +46,109 @@ _QUIET = {
 
 @dataclass
 class Writer:
-    """One run: what has not been sent yet, and where it goes.
+    """The runs that are not complete yet, and the client that they go through.
 
-    start: the message of that kind, until the run is there. metrics: (name, value, step, time_ms).
-    patience: a context in which MLflow waits longer for an answer.
+    runs: by their own names; the one that was started first, which others are nested in, is None.
+    end: of that one.
     """
 
-    start: dict[str, Any] | None = None
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
-    bundle: str | None = None
+    runs: dict[str | None, Run] = field(default_factory=dict)
     end: dict[str, Any] | None = None
     client: Any = None
     experiment_id: str = ""
-    run_id: str = ""
-    attempts: int = 0
-    patience: Callable[[], AbstractContextManager[None]] = nullcontext
+    patience: Patience = nullcontext
 
     def take(self, message: dict[str, Any]) -> None:
-        """Keep a message of the run until it is sent; the first end is the one that counts."""
-        match message["kind"]:
-            case "start":
-                self.start, self.params = message, message["params"]
-            case "metrics":
-                step, time_ms = message["step"], message["time_ms"]
-                self.metrics += [(k, v, step, time_ms) for k, v in message["metrics"].items()]
-            case "tags":
-                self.tags |= message["tags"]
-            case "bundle":
-                self.bundle = message["path"]
-            case "end":
-                self.end = self.end or message
+        """Keep a message until it is sent; the end of the first run ends those that are open."""
+        name, kind = message.get("run"), message["kind"]
+        if kind == "start" and (name is None or self.started()):
+            self.runs[name] = Run(parent=None if name is None else self.runs[None])
+        if kind == "end" and name is None:
+            self.end = self.end or message
+            for nested, run in self.runs.items():
+                if nested is not None:
+                    run.take({**message, "state": "KILLED"})
+        # Another may have been refused or have ended.
+        elif name in self.runs:
+            self.runs[name].take(message)
+
+    def started(self) -> bool:
+        """Whether there is anything to tell MLflow at all."""
+        return None in self.runs
+
+    def opened(self) -> bool:
+        """Whether MLflow has the first run."""
+        return self.started() and bool(self.runs[None].mlflow_id)
 
     def waiting(self) -> bool:
         """Whether anything but the end is left to send."""
-        return bool(self.start or self.params or self.tags or self.metrics or self.bundle)
+        return any(run.waiting() for run in self.runs.values())
 
     def send(self) -> None:
-        """Send what is there; what fails is kept. Raises the first error, after trying the rest."""
-        if self.start is not None:
-            self._open(self.start)
-            self.start = None
-        errors = []
-        for send in (self._send_values, self._send_bundle, self._send_end):
-            try:
-                send()
-            except Exception as error:  # noqa: BLE001
-                errors.append(error)
+        """Send what is there, in the order of the starts; what fails is kept.
+
+        Raises the first error, after trying the rest, unless failing takes too long.
+        """
+        if self.client is None:
+            self._connect()
+        errors: list[Exception] = []
+        failing_s = 0.0
+        for name, run in list(self.runs.items()):
+            nested = name is not None
+            if not run.waiting() or failing_s > _FAILING_S or (nested and not self.opened()):
+                continue
+            began, failed = time.monotonic(), len(errors)
+            self._send(run, errors)
+            if len(errors) > failed:
+                # A dead server costs each run the wait for its answer.
+                failing_s += time.monotonic() - began
+            if nested and run.closed and not run.waiting():
+                del self.runs[name]
+        # Last: a study that has ended is one that is all there.
+        if self.end is not None and self.opened():
+            self.runs[None].take(self.end)
+            self._send(self.runs[None], errors)
         if errors:
             raise errors[0]
 
+    def _send(self, run: Run, errors: list[Exception]) -> None:
+        try:
+            run.send(self.client, self.experiment_id, self.patience)
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+
     def page(self) -> str | None:
-        """The run's page on a tracking server."""
+        """The first run's page on a tracking server."""
         uri: str = self.client.tracking_uri
         if not uri.startswith("http"):
             return None
         folder = without_credentials(uri).rstrip("/")
-        return f"{folder}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        return f"{folder}/#/experiments/{self.experiment_id}/runs/{self.runs[None].mlflow_id}"
 
-    def _open(self, start: dict[str, Any]) -> None:
+    def _connect(self) -> None:
         from mlflow.tracking import MlflowClient
 
-        self.client = self.client or MlflowClient()
-        self.attempts += 1
-        self.experiment_id = self._experiment(start["experiment"])
-        tags = start["tags"] | {RUN_TAG: start["run_id"]}
-        found = []
-        # A request that was not answered in time may have made the run all the same.
-        if start["resumed"] or self.attempts > 1:
-            query = f"tags.`{RUN_TAG}` = '{start['run_id']}'"
-            found = self.client.search_runs([self.experiment_id], query)
-        if found:
-            run = found[0]
-            self.client.update_run(run.info.run_id, status="RUNNING")
-            self.tags = tags | self.tags
-            # MLflow refuses a parameter's second value.
-            self.params = {k: v for k, v in self.params.items() if k not in run.data.params}
-        else:
-            run = self.client.create_run(
-                self.experiment_id, start["time_ms"], tags=tags, run_name=start["name"]
-            )
-        self.run_id = run.info.run_id
+        client = MlflowClient()
+        self.experiment_id = _experiment(client, self.runs[None].start["experiment"])
+        self.client = client
 
-    def _experiment(self, name: str) -> str:
-        if known := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-            return known
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or name
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        # Which of its two views the page opens with: that of trained models.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
-        return str(self.client.create_experiment(name, tags=kind))
 
-    def _send_values(self) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        while self.params:
-            part = list(self.params.items())[:_PARAMS_PER_REQUEST]
-            self.client.log_batch(self.run_id, params=[Param(*pair) for pair in part])
-            for name, _ in part:
-                del self.params[name]
-        if self.tags:
-            self.client.log_batch(self.run_id, tags=[RunTag(*pair) for pair in self.tags.items()])
-            self.tags = {}
-        while self.metrics:
-            metrics = [
-                Metric(name, value, time_ms, step)
-                for name, value, step, time_ms in self.metrics[:_METRICS_PER_REQUEST]
-            ]
-            self.client.log_batch(self.run_id, metrics=metrics)
-            del self.metrics[: len(metrics)]
-
-    def _send_bundle(self) -> None:
-        if self.bundle is not None:
-            # A server may pass a large file on to its own storage before it answers.
-            with self.patience():
-                self.client.log_artifacts(self.run_id, self.bundle, "bundle")
-            self.bundle = None
-
-    def _send_end(self) -> None:
-        if self.end is not None:
-            self.client.set_terminated(self.run_id, self.end["state"], self.end["time_ms"])
+def _experiment(client: Any, name: str) -> str:
+    if known := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return known
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or name
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    # Which of its two views the page opens with: that of trained models.
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(name, tags=kind))
 
 
 def main() -> None:
-    """Write the run that stdin tells of; the one argument is the process that tells it.
+    """Write the runs that stdin tells of; the one argument is the process that tells of them.
 
-    When that process is gone without a word about the end, the run is marked KILLED.
+    When that process is gone without a word about the end, the open runs are marked KILLED.
     """
     parent = int(sys.argv[1])
     answers = _own_stdout()
@@ -194,19 +171,19 @@ def main() -> None:
         wait = min(_LOOK_S, max(0.0, next_try - now)) if writer.waiting() else _LOOK_S
         for message in _arrived(messages, wait, parent):
             writer.take(message)
-        ended = writer.end is not None
-        if ended:
-            if writer.start is None and not writer.run_id:
+        if writer.end is not None:
+            if not writer.started():
                 return
             signal.alarm(_LIMIT_S)
         elif not writer.waiting() or time.monotonic() < next_try:
             continue
         try:
             writer.send()
+            next_try = time.monotonic() + _PAUSE_S
         except Exception as error:  # noqa: BLE001
             next_try = time.monotonic() + _RETRY_S
-            tell("failed" if ended else "warning", reason_of(error))
-        if writer.run_id:
+            tell("failed" if writer.end else "warning", reason_of(error))
+        if writer.opened():
             tell("started", writer.page())
     if "failed" not in told:
         tell("done")
@@ -243,7 +220,7 @@ def _write(answers: TextIO, message: dict[str, Any]) -> None:
         print(json.dumps(message), file=answers, flush=True)
 
 
-def _set_environment() -> Callable[[], AbstractContextManager[None]]:
+def _set_environment() -> Patience:
     """Set MLflow's variables, where they are not set, before its import; a `patience` for them."""
     own_timeout = _TIMEOUT not in os.environ
     os.environ.update({**_DEFAULTS, **os.environ, **_QUIET})
@@ -284,7 +261,3 @@ def _arrived(
 
 def _killed() -> dict[str, Any]:
     return {"kind": "end", "state": "KILLED", "time_ms": time.time_ns() // 10**6}
-
-
-if __name__ == "__main__":
-    main()

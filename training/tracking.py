@@ -5,6 +5,13 @@ with tracking(True, console) as tracker:
     tracker.epoch(record)
     tracker.finish(manifest, path)
 
+A study is a run with one nested in it for each trial:
+
+    trial = tracker.child("trial 0", run_id, {"train.lr": 0.01}, {})
+    trial.epoch(record)
+    trial.finish("FINISHED", {})
+    tracker.metrics({"best": 0.97}, step=0)
+
 Sending is a write into a pipe that never waits. Whatever goes wrong over there is one line here.
 """
 
@@ -12,14 +19,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
-import select
-import subprocess
-import sys
+import shlex
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,16 +33,15 @@ from rich.console import Console
 
 from artifacts.errors import DataError, ParitylineError
 from artifacts.manifest import Epoch, Manifest
-from training import mlflow_writer
 from training.interrupts import Interrupted
-from training.mlflow_names import curve_points, flat_metrics, flat_params, source_tags
+from training.mlflow_child import Child
+from training.mlflow_names import flat_metrics, flat_params, source_tags, trial_params
+from training.mlflow_pipe import Pipe
 from training.mlflow_writer import without_credentials
 
 SWITCH = "PARITYLINE_TRACK"
 # How long a run that has ended waits for the rest to be sent; then the writer goes on by itself.
 WAIT_S = {"FINISHED": 20.0, "FAILED": 10.0, "KILLED": 3.0}
-# What is kept here while the pipe, of 64 KB, is full.
-_MOST_KEPT_BYTES = 2**20
 _ERROR_LENGTH = 500
 
 
@@ -70,6 +74,7 @@ class Tracker:
     """One run's record. Leaving the context ends it: FINISHED, FAILED, or KILLED by Ctrl-C.
 
     No method raises. None waits, but the leaving of the context: for WAIT_S at most.
+    All are called by one thread. Trials that have no end then are KILLED.
     run_id: names the record, from its start; not MLflow's own, which comes late. None when off.
     """
 
@@ -77,10 +82,10 @@ class Tracker:
         self.run_id: str | None = None
         self._on = on
         self._console = console
-        self._writer: subprocess.Popen[bytes] | None = None
+        self._pipe: Pipe | None = None
         self._server = ""
-        self._unsent = self._heard = b""
-        self._lost = 0
+        self._command, self._resumed = "", False
+        self._run = Child(self._send)
         self._page: str | None = None
         self._warned = False
 
@@ -92,33 +97,61 @@ class Tracker:
         run_id: str | None = None,
         *,
         resumed: bool = False,
+        command: str = "train",
     ) -> None:
         """Begin the record of `run_id`, or a new one; when `resumed`, continue it.
 
         name: of the run, and of the experiment where $MLFLOW_EXPERIMENT_NAME names no other.
         recipe: resolved; its keys become parameters. tags: by their names after "parityline.".
+        command: of Parityline's, that this is the record of.
         """
         if not self._on:
             return
         self.run_id = run_id or uuid.uuid4().hex
+        self._command, self._resumed = command, resumed
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         self._server = without_credentials(uri) if uri else "the working directory"
         try:
-            self._writer = _start_writer()
+            self._pipe = Pipe()
         except OSError as error:
             self._warn(f"MLflow's process cannot be started: {error}; the run is not recorded")
             return
-        self._say(f"MLflow run {name} in {self._server}" + ("" if uri else " (mlflow ui)"))
+        self._say(f"MLflow run {name} in {self._server}{_to_see_it(uri)}")
         tags = {**tags, "resumed": str(resumed).lower()}
         self._send(
             "start", name=name, experiment=name, run_id=self.run_id, resumed=resumed,
-            params=flat_params(recipe), tags=source_tags(tags),
+            params=flat_params(recipe), tags=source_tags(tags, command),
         )  # fmt: skip
+
+    def child(
+        self, name: str, run_id: str, params: dict[str, Any], tags: dict[str, str | None]
+    ) -> Child:
+        """Begin the record of a trial, nested in this one.
+
+        run_id: names it, in hexadecimal digits; one that a resumed study has already is continued.
+        params: by recipe keys, "model.hidden[0]". tags: by their names after "parityline.".
+        """
+        self._send(
+            "start", run=run_id, name=name, run_id=run_id, resumed=self._resumed,
+            params=trial_params(params), tags=source_tags(tags, self._command),
+        )  # fmt: skip
+        return Child(partial(self._send, run=run_id))
 
     def epoch(self, record: Epoch, seconds: float | None = None) -> None:
         """Add a point to each curve. seconds: that the epoch took."""
-        figures = {**record.model_dump(exclude={"epoch"}), "seconds": seconds}
-        self._send("metrics", metrics=curve_points(figures), step=record.epoch)
+        self._run.epoch(record, seconds)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Add a point to the curve of each of these names."""
+        self._run.metrics(values, step)
+
+    def tags(self, tags: Mapping[str, str | None]) -> None:
+        """Set tags, by their names after "parityline."."""
+        self._run.tags(tags)
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Attach the file, as it is when it is sent, into that folder of the record."""
+        self._send("file", path=str(path.absolute()), folder=folder)
 
     def followed(self, show: Callable[[Epoch, float], None]) -> Callable[[Epoch, float], None]:
         """`show`, where each call also adds to the curves."""
@@ -133,8 +166,8 @@ class Tracker:
         """Add the released bundle in the folder `path`, and its figures."""
         metrics = flat_metrics(manifest.model_dump(include={"metrics"})["metrics"])
         self._send("metrics", metrics=metrics, step=manifest.kept_epoch or 0)
-        self._send("tags", tags={"parityline.bundle": manifest.reference})
-        self._send("bundle", path=str(path.absolute()))
+        self.tags({"bundle": manifest.reference})
+        self.file(path, "bundle")
 
     def __enter__(self) -> Tracker:
         return self
@@ -147,53 +180,27 @@ class Tracker:
         if error is not None:
             state = "FAILED" if isinstance(error, Exception) else "KILLED"
             line = str(error) if isinstance(error, ParitylineError) else repr(error)
-            self._send("tags", tags={"parityline.error": line[:_ERROR_LENGTH]})
+            self.tags({"error": line[:_ERROR_LENGTH]})
         self._send("end", state=state)
         # Who interrupts this wait means the wait.
         with contextlib.suppress(KeyboardInterrupt, Interrupted):
             self._wait(WAIT_S[state])
-        if self._writer is not None:
-            pid = self._writer.pid
+        if self._pipe is not None:
+            pid = self._pipe.process.pid
             self._warn(f"{self._server} has not taken all yet; process {pid} goes on with it")
             self._close()
 
     def _send(self, kind: str, **content: Any) -> None:
-        if self._writer is None:
-            return
-        message = {"kind": kind, "time_ms": time.time_ns() // 10**6, **content}
-        line = json.dumps(message).encode() + b"\n"
-        # Without its end a run would pass for killed.
-        if len(self._unsent) + len(line) <= _MOST_KEPT_BYTES or kind == "end":
-            self._unsent += line
-        else:
-            self._lost += 1
-        self._push()
-        self._listen()
-
-    def _push(self) -> None:
-        """Write what the pipe takes."""
-        assert self._writer is not None and self._writer.stdin is not None
-        # That the writer is gone is heard, with what it said before.
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            while self._unsent:
-                sent = os.write(self._writer.stdin.fileno(), self._unsent)
-                self._unsent = self._unsent[sent:]
+        if self._pipe is not None:
+            self._pipe.send({"kind": kind, "time_ms": time.time_ns() // 10**6, **content})
+            self._listen()
 
     def _listen(self) -> None:
-        """Hear what the writer has said, if anything; after its last word it is gone."""
-        assert self._writer is not None and self._writer.stdout is not None
-        gone = False
-        try:
-            while not gone:
-                said = os.read(self._writer.stdout.fileno(), 2**16)
-                self._heard += said
-                gone = not said
-        except BlockingIOError:
-            pass
-        *lines, self._heard = self._heard.split(b"\n")
-        for answer in map(json.loads, lines):
+        """Hear what the writer has said, if anything."""
+        assert self._pipe is not None
+        for answer in self._pipe.listen():
             self._take(answer["kind"], answer["value"])
-        if gone and self._writer is not None:
+        if self._pipe is not None and self._pipe.gone:
             self._warn("MLflow's process has died; the run goes on without it")
             self._close()
 
@@ -208,8 +215,8 @@ class Tracker:
             self._warn(f"{self._server}: {value}; the record is not complete")
             self._close()
         elif kind == "done":
-            if self._lost:
-                self._warn(f"{self._lost} messages are not in the record: they came too fast")
+            if self._pipe is not None and self._pipe.lost:
+                self._warn(f"{self._pipe.lost} messages are not in the record: they came too fast")
             elif self._warned:
                 self._say("the record is complete after all")
             if self._page is not None:
@@ -220,29 +227,20 @@ class Tracker:
         """Push and listen until the writer is done."""
         deadline = time.monotonic() + seconds
         with self._progress():
-            while self._writer is not None and (left := deadline - time.monotonic()) > 0:
-                assert self._writer.stdin is not None and self._writer.stdout is not None
-                poll = select.poll()
-                poll.register(self._writer.stdout, select.POLLIN)
-                if self._unsent:
-                    poll.register(self._writer.stdin, select.POLLOUT)
-                poll.poll(1000 * left)
-                self._push()
+            while self._pipe is not None and (left := deadline - time.monotonic()) > 0:
+                self._pipe.wait(left)
                 self._listen()
 
     def _progress(self) -> contextlib.AbstractContextManager[object]:
-        if self._writer is None or not self._console.is_terminal:
+        if self._pipe is None or not self._console.is_terminal:
             return contextlib.nullcontext()
         return self._console.status("tracking: sending the rest to MLflow")
 
     def _close(self) -> None:
         """Part with the writer, which ends by itself."""
-        assert self._writer is not None
-        assert self._writer.stdin is not None and self._writer.stdout is not None
-        self._writer.stdin.close()
-        self._writer.stdout.close()
-        self._writer.poll()
-        self._writer = None
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
 
     def _warn(self, line: str) -> None:
         """Once: whatever follows from a fault is not another."""
@@ -254,17 +252,12 @@ class Tracker:
         self._console.print(f"tracking: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _start_writer() -> subprocess.Popen[bytes]:
-    """The process, in a session of its own: a Ctrl-C in the terminal does not reach it."""
-    if sys.platform == "win32":
-        raise OSError("it needs Linux or macOS")
-    process = subprocess.Popen(
-        # By its path, and nothing put before MLflow on the module path.
-        [sys.executable, "-P", mlflow_writer.__file__, str(os.getpid())],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        bufsize=0, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdin is not None and process.stdout is not None
-    os.set_blocking(process.stdin.fileno(), False)
-    os.set_blocking(process.stdout.fileno(), False)
-    return process
+def _to_see_it(uri: str | None) -> str:
+    """What to type to look at a store that no server shows, in brackets."""
+    if not uri:
+        return " (mlflow ui)"
+    if uri.startswith(("http:", "https:", "databricks")):
+        return ""
+    # A password is not to be read on a screen; the shell knows it.
+    shown = shlex.quote(uri) if without_credentials(uri) == uri else '"$MLFLOW_TRACKING_URI"'
+    return f" (mlflow ui --backend-store-uri {shown})"
