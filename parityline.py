@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 from rich.console import Console
@@ -31,6 +31,36 @@ BackendOption = Annotated[BackendName, typer.Option("--backend", help="What runs
 DeviceOption = Annotated[
     DeviceChoice, typer.Option("--device", help="auto: CUDA where there is one.")
 ]
+RecipeArgument = Annotated[str, typer.Argument(help="A built-in recipe, or a .toml file.")]
+DataOption = Annotated[
+    Optional[str], typer.Option("--data", help="The file or folder that holds the data.")
+]
+TargetOption = Annotated[
+    Optional[str], typer.Option("--target", help="A table's column that holds the labels.")
+]
+NameOption = Annotated[
+    Optional[str], typer.Option("--name", help="The bundle's name; by default the recipe's.")
+]
+SetOption = Annotated[
+    Optional[list[str]],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
+]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read.")
+]
+PromoteOption = Annotated[
+    bool, typer.Option("--promote/--no-promote", help="Make NAME stand for the new version.")
+]
+TrackOption = Annotated[
+    Optional[bool],
+    typer.Option(
+        "--track/--no-track",
+        help="Record it in MLflow; by default where that is installed.",
+        show_default=False,
+    ),
+]
+SamplerChoice = Literal["tpe", "random", "grid"]
+PrunerChoice = Literal["hyperband", "median", "none"]
 
 
 @app.command()
@@ -49,29 +79,16 @@ def recipes() -> None:
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A built-in recipe, or a .toml file.")],
-    data: Annotated[
-        Optional[str], typer.Option("--data", help="The file or folder that holds the data.")
-    ] = None,
-    target: Annotated[
-        Optional[str], typer.Option("--target", help="A table's column that holds the labels.")
-    ] = None,
-    name: Annotated[
-        Optional[str], typer.Option("--name", help="The bundle's name; by default the recipe's.")
-    ] = None,
-    set_: Annotated[
-        Optional[list[str]],
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read.")
-    ] = False,
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    target: TargetOption = None,
+    name: NameOption = None,
+    set_: SetOption = None,
+    skip_bad: SkipBadOption = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run of this recipe.")
     ] = False,
-    promote: Annotated[
-        bool, typer.Option("--promote/--no-promote", help="Make NAME stand for the new version.")
-    ] = True,
+    promote: PromoteOption = True,
     preflight: Annotated[
         bool,
         typer.Option(
@@ -79,14 +96,7 @@ def train(
             help="See first, in seconds, whether it can be trained at all.",
         ),
     ] = True,
-    track: Annotated[
-        Optional[bool],
-        typer.Option(
-            "--track/--no-track",
-            help="Record the run in MLflow; by default where it is installed.",
-            show_default=False,
-        ),
-    ] = None,
+    track: TrackOption = None,
 ) -> None:
     """Train a recipe, prove its exports against it, and release the bundle.
 
@@ -100,7 +110,7 @@ def train(
         from training.run import run
         from training.tracking import wanted
 
-    console = Console()
+    console = _console()
     resolved = load_recipe(
         recipe, set_ or [], name=name, data=data, target=target, skip_bad=skip_bad
     )
@@ -112,6 +122,106 @@ def train(
     except Interrupted as interrupted:
         raise Stopped(
             f"{interrupted}; nothing was left half-written: the same command with --resume goes on",
+            interrupted.exit_status,
+        ) from None
+
+
+@app.command()
+def tune(
+    recipe: RecipeArgument,
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="How many the study is to have in all.")
+    ] = 100,
+    timeout: Annotated[
+        Optional[float],
+        typer.Option("--timeout", metavar="SECONDS", min=1, help="End the search after so long."),
+    ] = None,
+    workers: Annotated[
+        Optional[int],
+        typer.Option(
+            "--workers", min=1, max=1024, help="Processes; by default one a core or CUDA device."
+        ),
+    ] = None,
+    sampler: Annotated[
+        SamplerChoice, typer.Option("--sampler", help="What proposes the next trial.")
+    ] = "tpe",
+    pruner: Annotated[
+        PrunerChoice, typer.Option("--pruner", help="What ends trials that fall behind.")
+    ] = "hyperband",
+    storage: Annotated[
+        Optional[str],
+        typer.Option(
+            "--storage",
+            metavar="URL",
+            help="A journal file, or postgresql://... for several machines.",
+        ),
+    ] = None,
+    study: Annotated[
+        Optional[str], typer.Option("--study", help="Its name; by default the recipe's.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a study, or work on one with others.")
+    ] = False,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            "--repeats",
+            min=0,
+            help="Seeds on which the best recipe and the one as it is are compared.",
+        ),
+    ] = 5,
+    top: Annotated[
+        int,
+        typer.Option(
+            "--top", min=1, max=16, help="Average up to so many networks, where that is better."
+        ),
+    ] = 1,
+    together: Annotated[
+        Optional[int],
+        typer.Option(
+            "--together",
+            min=1,
+            max=4096,
+            help="How many small networks a worker trains at once; by default what is fastest.",
+        ),
+    ] = None,
+    data: DataOption = None,
+    target: TargetOption = None,
+    name: NameOption = None,
+    set_: SetOption = None,
+    skip_bad: SkipBadOption = False,
+    promote: PromoteOption = True,
+    track: TrackOption = None,
+) -> None:
+    """Search a recipe's space, see whether that has helped, and release the winner.
+
+    Example: `parityline tune fashion-mnist --trials 60 --workers 4 --timeout 3600`
+    """
+    from artifacts.references import store_path
+
+    with _extra("train"):
+        from training.interrupts import Interrupted
+        from training.recipe import load_recipe
+        from training.tracking import wanted
+    with _extra("tune"):
+        from training.tuning.tune import Options
+        from training.tuning.tune import tune as tune_recipe
+
+    resolved = load_recipe(
+        recipe, set_ or [], name=name, data=data, target=target, skip_bad=skip_bad
+    )
+    options = Options(
+        trials=trials, timeout_s=timeout, workers=workers, sampler=sampler, pruner=pruner,
+        storage=storage, study=study, repeats=repeats, top=top, together=together,
+    )  # fmt: skip
+    try:
+        tune_recipe(
+            resolved, store_path(), options, promote=promote, console=_console(), resume=resume,
+            track=wanted(track),
+        )  # fmt: skip
+    except Interrupted as interrupted:
+        raise Stopped(
+            f"{interrupted}; no ended trial is lost: the same command with --resume goes on",
             interrupted.exit_status,
         ) from None
 
@@ -252,8 +362,13 @@ class _extra:
             ) from error
 
 
+def _console(*, stderr: bool = False) -> Console:
+    # What stands between colons in a path or a message is no name of a picture.
+    return Console(stderr=stderr, emoji=False)
+
+
 def _print(line: str) -> None:
-    Console().print(line, highlight=False, markup=False, soft_wrap=True)
+    _console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -261,14 +376,16 @@ def main() -> None:
     try:
         app()
     except Stopped as stopped:
-        Console(stderr=True).print(str(stopped), highlight=False, markup=False, soft_wrap=True)
+        _console(stderr=True).print(str(stopped), highlight=False, markup=False, soft_wrap=True)
         sys.exit(stopped.exit_status)
     except ParitylineError as error:
-        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        _console(stderr=True).print(
+            f"error: {error}", highlight=False, markup=False, soft_wrap=True
+        )
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
-            Console(stderr=True).print("interrupted; nothing was left half-written")
+            _console(stderr=True).print("interrupted; nothing was left half-written")
         raise
 
 

@@ -78,11 +78,15 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path) -> 
             assert server.process.wait(timeout=60) == 0
 
 
-def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
-    (block,) = blocks("toml")
-    (tmp_path / "recipe.toml").write_text(block)
-    recipe = load_recipe(str(tmp_path / "recipe.toml"))
-    assert recipe.transfer.freeze_epochs == 4 and recipe.data.pixels is not None
+def test_the_recipes_of_the_readme_are_some(tmp_path: Path) -> None:
+    recipes = []
+    for number, block in enumerate(blocks("toml")):
+        file = tmp_path / f"recipe-{number}.toml"
+        file.write_text(block)
+        recipes.append(load_recipe(str(file)))
+    own, tuned = recipes
+    assert own.transfer.freeze_epochs == 4 and own.data.pixels is not None
+    assert tuned.tune.objective == "log_loss" and len(tuned.tune.space) == 5
 
 
 def test_make_serve_trains_serves_and_prints_a_curl_line_that_works(tmp_path: Path) -> None:
