@@ -197,3 +197,33 @@ def parityline(
         text=True,
         timeout=300,
     )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command printed, and its exit status."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """The command line in this process: seconds of imports less than `parityline`."""
+    import parityline as front
+
+    def run(*arguments: str, **environment: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["parityline", *arguments])
+        for name, value in {"COLUMNS": "200", **environment}.items():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            front.main()
+        printed = capsys.readouterr()
+        code = stop.value.code
+        return Ended(code if isinstance(code, int) else 0, printed.out, printed.err)
+
+    return run

@@ -1,4 +1,4 @@
-"""The command line in processes of its own: what it prints, and how it ends."""
+"""The command line: what it prints, and how it ends."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,16 @@ import pytest
 from artifacts.pixels import encode_png
 from artifacts.predictor import Predictor
 from artifacts.references import list_bundles
-from tests.conftest import ROOT, parityline
+from tests.conftest import ROOT, Ended, parityline
 
 
-def test_every_command_has_help_with_an_example() -> None:
+def test_every_command_has_help_with_an_example(cli: Callable[..., Ended]) -> None:
     overview = parityline("--help")
     assert overview.returncode == 0
-    for command in ("recipes", "train", "verify", "show", "promote", "list", "serve", "score"):
+    commands = "recipes", "train", "tune", "verify", "show", "promote", "list", "serve", "score"
+    for command in commands:
         assert command in overview.stdout
-        result = parityline(command, "--help")
+        result = cli(command, "--help")
         assert result.returncode == 0
         assert f"Example: parityline {command}" in result.stdout.replace("`", "")
 
@@ -96,9 +98,9 @@ def test_score_writes_parts_and_says_how_many(
     ],
 )
 def test_a_mistake_is_one_line_and_a_status(
-    store: Path, arguments: list[str], status: int, message: str
+    cli: Callable[..., Ended], store: Path, arguments: list[str], status: int, message: str
 ) -> None:
-    result = parityline(*arguments, PARITYLINE_STORE=str(store), CUDA_VISIBLE_DEVICES="")
+    result = cli(*arguments, PARITYLINE_STORE=str(store), CUDA_VISIBLE_DEVICES="")
     assert result.returncode == status, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
@@ -106,8 +108,10 @@ def test_a_mistake_is_one_line_and_a_status(
         assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
-def test_a_loss_that_is_no_number_ends_training_with_what_to_try(tmp_path: Path) -> None:
-    result = parityline(
+def test_a_loss_that_is_no_number_ends_training_with_what_to_try(
+    cli: Callable[..., Ended], tmp_path: Path
+) -> None:
+    result = cli(
         "train", "digits", "--set", "train.lr=1e30", "--set", "train.optimizer=sgd",
         "--set", "model.batch_norm=false", PARITYLINE_STORE=str(tmp_path),
     )  # fmt: skip
@@ -210,7 +214,7 @@ def test_a_row_count_beyond_the_largest_batch_changes_no_bit(digits: Predictor) 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_then_does(
-    number: signal.Signals, status: int, tmp_path: Path
+    number: signal.Signals, status: int, cli: Callable[..., Ended], tmp_path: Path
 ) -> None:
     overrides = ["--set", "train.epochs=100000", "--set", "train.patience=100000"]
     command = [sys.executable, "-m", "parityline", "train", "digits", *overrides]
@@ -229,8 +233,6 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_then_does(
         "--resume goes on\n"
     )
     assert list_bundles(tmp_path / "store") == {}
-    changed = parityline(
-        "train", "digits", *overrides, "--resume", "--set", "train.lr=0.5", **environment
-    )
+    changed = cli("train", "digits", *overrides, "--resume", "--set", "train.lr=0.5", **environment)
     assert changed.returncode == 1
     assert "train.lr: 0.003 then, 0.5 now" in changed.stderr

@@ -16,7 +16,7 @@ from artifacts.references import open_reference
 from tests.conftest import parityline
 from tests.test_data import write_idx_set
 from training.cifar10 import CLASSES
-from training.recipe import builtin_recipes
+from training.recipe import load_recipe
 
 BRIEFLY = (
     "data.val_fraction=0.2", "train.epochs=1", "train.threads=1", "train.batch_size=32",
@@ -42,24 +42,32 @@ def write_cifar10(folder: Path) -> None:
         pq.write_table(table.replace_schema_metadata(metadata), folder / f"{part}.parquet")
 
 
+SLIM = ("model.channels=[16,32,64,128]",)
+
+
 @pytest.mark.parametrize(
-    "name", ["cifar10-resnet", pytest.param("fashion-mnist-resnet", marks=pytest.mark.slow)]
+    ("name", "changes"),
+    [
+        ("cifar10-resnet", SLIM),
+        pytest.param("cifar10-resnet", (), marks=pytest.mark.slow),
+        pytest.param("fashion-mnist-resnet", (), marks=pytest.mark.slow),
+    ],
 )
-def test_one_epoch_on_the_cpu_ends_in_a_released_bundle(name: str, tmp_path: Path) -> None:
+def test_one_epoch_on_the_cpu_ends_in_a_released_bundle(
+    name: str, changes: tuple[str, ...], tmp_path: Path
+) -> None:
     if name.startswith("cifar10"):
         write_cifar10(tmp_path / "data")
     else:
         write_idx_set(tmp_path / "data", size=(28, 28))
-    settings = [
-        word for setting in (*BRIEFLY, "data.val_fraction=0.2") for word in ("--set", setting)
-    ]
+    settings = [word for setting in (*BRIEFLY, *changes) for word in ("--set", setting)]
     done = parityline(
         "train", name, "--data", str(tmp_path / "data"), *settings,
         PARITYLINE_STORE=str(tmp_path / "store"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     manifest = open_reference(tmp_path / "store", name).manifest
-    assert manifest.network == builtin_recipes()[name].model
+    assert manifest.network == load_recipe(name, changes).model
     assert set(manifest.parity) == {"model.onnx", "model.ts", "model.pt2"}
     assert manifest.recipe["train"]["precision"] in {"float32", "bfloat16"}
     if name.startswith("cifar10"):
