@@ -381,13 +381,15 @@ def test_these_need_a_stack_of_their_own(override: str) -> None:
 
 def test_at_once_on_a_cpu_only_where_it_was_measured_to_pay() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert pays(digits("model.hidden=[128,64]"), 1000, cpu) == 8
-    assert pays(digits("model.hidden=[512,256]"), 1000, cpu) == 1
-    assert pays(digits("model.hidden=[256,256]", "train.batch_size=auto"), 1000, cpu) == 8
-    assert pays(digits("model.hidden=[256,256]", "train.batch_size=512"), 1000, cpu) == 1
-    assert pays(digits("model.hidden=[512,256]"), 1000, cuda) == 128
-    assert pays(digits("model.hidden=[2048,2048]"), 1000, cuda) == 4
-    assert pays(digits("model.kind=linear"), 1000, cpu) == 8
+    assert pays(digits("model.hidden=[128,64]"), 1000, 64, cpu) == 8
+    assert pays(digits("model.hidden=[512,256]"), 1000, 64, cpu) == 1
+    assert pays(digits("model.hidden=[256,256]", "train.batch_size=auto"), 1000, 64, cpu) == 8
+    assert pays(digits("model.hidden=[256,256]", "train.batch_size=512"), 1000, 64, cpu) == 1
+    assert pays(digits("model.hidden=[512,256]"), 1000, 64, cuda) == 128
+    assert pays(digits("model.hidden=[2048,2048]"), 1000, 64, cuda) == 4
+    assert pays(digits("model.kind=linear"), 1000, 64, cpu) == 8
+    assert pays(digits("model.hidden=[256]"), 1000, 784, cpu) == 8
+    assert pays(digits("model.hidden=[512]"), 1000, 784, cpu) == 1
 
 
 @pytest.mark.parametrize(
@@ -399,7 +401,7 @@ def test_at_once_on_a_cpu_only_where_it_was_measured_to_pay() -> None:
 )  # fmt: skip
 def test_these_are_trained_alone(override: str) -> None:
     assert stack_key(digits(override)) is None
-    assert pays(digits(override), 1000, torch.device("cuda")) == 1
+    assert pays(digits(override), 1000, 64, torch.device("cuda")) == 1
 
 
 def test_too_few_rows_are_an_error() -> None:

@@ -71,8 +71,10 @@ def stack_key(recipe: Recipe) -> str | None:
     return json.dumps(shared, sort_keys=True)
 
 
-def pays(recipe: Recipe, rows: int, device: torch.device) -> int:
-    """How many recipes like this one, with so many training rows, are worth while at once; 1: none.
+def pays(recipe: Recipe, rows: int, inputs: int, device: torch.device) -> int:
+    """How many recipes like this one are worth while at once; 1: none.
+
+    rows: of the training part, with so many inputs each.
 
     On one core of an AMD EPYC (torch 2.15, benchmarks.stacked, medians of 3) 8 at once came to 2.6
     to 4.1 times as many trials a minute as one by one for the 128-64 network on 30 and 64 inputs,
@@ -84,12 +86,12 @@ def pays(recipe: Recipe, rows: int, device: torch.device) -> int:
     """
     if stack_key(recipe) is None:
         return 1
-    widths = recipe.model.hidden if isinstance(recipe.model, MlpNetwork) else ()
+    widths = recipe.model.hidden if isinstance(recipe.model, MlpNetwork) else (1,)
     weights = max(1, sum(before * after for before, after in itertools.pairwise(widths)))
     if device.type != "cpu":
         return max(1, min(MOST_TOGETHER["cuda"], _MOST_WEIGHTS // weights))
     batch_size = int(resolve_schedule(recipe.train, rows).batch_size)
-    few = weights <= 2**16 and batch_size * weights <= 2**24
+    few = inputs * widths[0] <= 2**18 and weights <= 2**16 and batch_size * weights <= 2**24
     return MOST_TOGETHER["cpu"] if few else 1
 
 

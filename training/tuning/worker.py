@@ -8,6 +8,7 @@ study's storage.
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -134,7 +135,8 @@ class Worker:
         split = self._ground.splits(with_backbone_defaults(recipe))
         if len(split) > 1 or recipe.tune.seeds > 1 or not split[0].train.in_memory:
             return
-        wanted = self.plan.together or pays(recipe, split[0].train.rows, split[0].train.device)
+        train, inputs = split[0].train, math.prod(split[0].dataset.input.shape)
+        wanted = self.plan.together or pays(recipe, train.rows, inputs, train.device)
         more = min(most, wanted) - 1
         yield from draw_alike(self.plan, self._study, first, more, in_all)
 
