@@ -278,7 +278,7 @@ def opened(plan: Plan, fingerprint: str | None = None, *, resume: bool) -> optun
 def test_a_study_that_is_there_is_gone_on_with_only_when_that_is_asked_for(tmp_path: Path) -> None:
     plan = plan_of(quick_recipe(RATES, "train.epochs=1"), tmp_path)
     search(plan, 2)
-    with pytest.raises(StudyError, match=r"'s' is there already, with 2 ended trials: --resume"):
+    with pytest.raises(StudyError, match=r"'s' is there already, with 2 trials ended: --resume"):
         opened(plan, resume=False)
     assert len(opened(plan, resume=True).get_trials()) == 2
 

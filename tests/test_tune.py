@@ -239,7 +239,7 @@ def test_a_study_that_is_there_and_one_that_is_another_are_refused(
 ) -> None:
     same = ["train.lr=0.001", "tune.objective=log_loss", SMALL]
     for change, options, named in (
-        (f"tune.space={RATES}", [], "the study 'digits' is there already, with 5 ended trials"),
+        (f"tune.space={RATES}", [], "the study 'digits' is there already, with 5 trials ended"),
         ('tune.space={"train.lr"={low=1e-3,high=0.2,log=true}}', ["--resume"],
          "tune.space.train.lr.high: 0.1 then, 0.2 now"),
         ("data.seed=1", ["--resume"], "data.seed: 0 then, 1 now"),

@@ -159,7 +159,7 @@ def test_two_workers_run_just_the_trials_that_are_wanted(front: Front, tmp_path:
     assert front.wait(front.start(store, 11, "--resume", changes=["train.epochs=2"])) == 0
     after = ended(study_of(store))
     assert len(after) == 11 and {number: after[number] for number in before} == before
-    assert ", going on after 9 ended trials" in log_of(store).read_text()
+    assert ", going on with 9 trials ended" in log_of(store).read_text()
 
 
 def test_a_killed_workers_trial_is_tried_again(front: Front, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class Search:
 
     def _over(self, found: Counts, now: float) -> str:
         if found.ended >= self.trials and not self._given:
-            return f"{self.trials} trials"
+            return f"{self.trials} trial{'' if self.trials == 1 else 's'}"
         if self.deadline is not None and now >= self.deadline:
             return "the time is over"
         if self._given:

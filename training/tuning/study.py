@@ -64,7 +64,7 @@ def open_study(
         there = optuna.load_study(study_name=plan.study, storage=storage)
         trials = counts(there).ended
         raise StudyError(
-            f"the study {plan.study!r} is there already, with {trials} ended trials: --resume "
+            f"the study {plan.study!r} is there already, with {trials} trials ended: --resume "
             "goes on with it, --study NAME begins another"
         )
     study = optuna.create_study(

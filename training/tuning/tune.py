@@ -180,7 +180,7 @@ def _introduce(
     where = plan.folder if plan.storage is None else shown(plan.storage)
     known = counts(study)
     say(console, f"study: {plan.study} in {where}" + (
-        f", going on after {known.ended} ended trials" if known.ended else ""
+        f", going on with {known.ended} trials ended" if known.ended else ""
     ))  # fmt: skip
     for line in describe_space(recipe.tune.space):
         say(console, f"space: {line}")
