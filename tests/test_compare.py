@@ -309,7 +309,7 @@ def test_a_training_whose_worker_dies_is_tried_again_but_not_for_ever(
     winner = finished.after().compare(1)
     assert deaths.count(1e-5) == MOST_RETRIES + 1 and len(deaths) == MOST_RETRIES + 3
     assert not winner.study.unchanged
-    assert "seed 1 failed: its worker ended 3 times, now with signal SIGKILL" in finished.said
+    assert "seed 1 failed: its worker ended with signal SIGKILL (3 times)" in finished.said
     assert "no seed of the recipe as it is has come to its end" in finished.said
 
 

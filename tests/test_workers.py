@@ -35,6 +35,8 @@ from training.tuning.workers import Workers
 SPACE = 'tune.space={"train.lr"={low=1e-3,high=1e-1,log=true}}'
 # Half a second, in many epochs; one by one, as muon is not trained together.
 TRIAL = ["train.epochs=60", "train.patience=0", "train.optimizer=muon", "train.warmup=0"]
+# So long that no machine is through before the signal comes.
+LONG = [*TRIAL, "train.epochs=300"]
 
 
 @dataclass
@@ -164,7 +166,7 @@ def test_two_workers_run_just_the_trials_that_are_wanted(front: Front, tmp_path:
 
 def test_a_killed_workers_trial_is_tried_again(front: Front, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    process = front.start(store, 5)
+    process = front.start(store, 5, changes=LONG)
     wait_for(lambda: at_work(store), store)
     victim = workers_of(process)[0]
     kill(victim)
@@ -215,7 +217,7 @@ def test_a_signal_puts_the_running_trials_back_and_resume_goes_on(
 ) -> None:
     store = tmp_path / "store"
     for turn, (number, status) in enumerate(((signal.SIGINT, 130), (signal.SIGTERM, 143))):
-        process = front.start(store, 6, *(["--resume"] if turn else []))
+        process = front.start(store, 6, *(["--resume"] if turn else []), changes=LONG)
         wait_for(lambda: at_work(store), store)
         workers = workers_of(process)
         assert len(workers) == 2
@@ -233,7 +235,7 @@ def test_a_signal_puts_the_running_trials_back_and_resume_goes_on(
             assert original.params == trial.params
         last = log_of(store).read_text().splitlines()[-1]
         assert last.startswith(f"interrupted by {number.name}; no ended trial is lost")
-    assert front.wait(front.start(store, 6, "--resume")) == 0
+    assert front.wait(front.start(store, 6, "--resume", changes=LONG)) == 0
     found = counts(study_of(store))
     assert (found.complete, found.ended, found.running, found.waiting) == (6, 6, 0, 0)
 
