@@ -76,10 +76,10 @@ def pays(recipe: Recipe, rows: int, inputs: int, device: torch.device) -> int:
 
     rows: of the training part, with so many inputs each.
 
-    On one core of an AMD EPYC (torch 2.15, benchmarks.stacked, medians of 3) 8 at once came to 2.6
-    to 4.1 times as many trials a minute as one by one for the 128-64 network on 30 and 64 inputs,
-    in batches of 128 and 32, and to 1.2 to 2.2 times on 784; 32 at once gain up to half as much
-    again, but a sampler learns nothing from trials that begin together. What is saved is what torch
+    On one core of an AMD EPYC (torch 2.15, benchmarks.stacked, medians of 3) 8 at once came to 2.3
+    to 3.8 times as many trials a minute as one by one for the 128-64 network on 30 and 64 inputs,
+    in batches of 128 and 32, and to 1.3 and 1.4 times on 784; 32 at once gain up to a quarter
+    more, but a sampler learns nothing from trials that begin together. What is saved is what torch
     spends on each operation, so large layers gain less: 8 of 256-256 1.3 to 2 times, of 512-256,
     whose weights no longer fit in the cache, 1.1 to 1.5 times. On CUDA, where it was not measured,
     a small network's step takes as long as its launches do: the limit is the stack's memory.
