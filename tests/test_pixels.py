@@ -7,14 +7,22 @@ import zlib
 
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageOps
 
 from artifacts.errors import DataError
 from artifacts.inputs import ImageInput
-from artifacts.pixels import check_pixels, decode_image, encode_png
+from artifacts.pixels import (
+    check_pixels,
+    claimed_pixels,
+    decode_image,
+    decode_images,
+    encode_png,
+    read_header,
+)
 
 GRAY = ImageInput(channels=1, height=8, width=8)
 COLOUR = ImageInput(channels=3, height=4, width=6)
@@ -127,3 +135,122 @@ def test_pixels_given_as_numbers_are_checked_not_repaired() -> None:
     for shape in ((), (8,), (5, 8, 9), (5, 4, 6, 3), (5, 2, 8, 8)):
         with pytest.raises(DataError, match="expected shape"):
             check_pixels(np.zeros(shape, np.uint8), COLOUR if len(shape) == 4 else GRAY)
+
+
+def decoded_by_pillow(data: bytes, channels: int) -> np.ndarray | None:
+    """What decode_image must give for a picture of the model's size, in Pillow's plainest words."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "WEBP"])
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    except Exception:
+        return None
+    if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB")
+    image = image.convert("L" if channels == 1 else "RGB")
+    return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+
+
+def same_as_pillow(data: bytes) -> bool:
+    """Whether decoding gave a picture; it and the verdict must be Pillow's own."""
+    for channels in (1, 3):
+        expected = decoded_by_pillow(data, channels)
+        if expected is None:
+            with pytest.raises(DataError, match="picture"):
+                decode_image(data, ImageInput(channels=channels, height=8, width=8))
+            continue
+        height, width = expected.shape[1:]
+        found = decode_image(data, ImageInput(channels=channels, height=height, width=width))
+        assert found.flags.c_contiguous
+        np.testing.assert_array_equal(found, expected)
+        assert claimed_pixels(data) in (None, height * width)
+    return expected is not None
+
+
+@st.composite
+def jpegs(draw: st.DrawFn) -> bytes:
+    """JPEGs of each mode, sampling and kind of coding, some with a tag, comment or profile."""
+    size = (draw(st.integers(1, 40)), draw(st.integers(1, 40)))
+    noise = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 256, (4, 5, 3), np.uint8)
+    image = Image.fromarray(noise).resize(size)
+    quality = draw(st.integers(1, 100))
+    if draw(st.booleans()):
+        sampling = draw(st.sampled_from(["444", "422", "420", "440", "411"]))
+        return simplejpeg.encode_jpeg(np.asarray(image), quality, "RGB", sampling)
+    mode = draw(st.sampled_from(["L", "RGB", "CMYK"]))
+    options: dict[str, object] = {
+        "quality": quality,
+        "progressive": draw(st.booleans()),
+        "restart_marker_blocks": draw(st.integers(0, 3)),
+        "comment": draw(st.binary(max_size=5)),
+        "icc_profile": draw(st.binary(max_size=5)),
+        "keep_rgb": mode == "RGB" and draw(st.booleans()),
+    }
+    if draw(st.booleans()):
+        exif = Image.Exif()
+        exif[0x0112] = draw(st.integers(0, 9))
+        options["exif"] = exif
+    return encoded(image.convert(mode), "JPEG", **options)
+
+
+@given(data=jpegs())
+def test_every_jpeg_has_the_bits_of_pillows_decoder(data: bytes) -> None:
+    assert same_as_pillow(data)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, for damaged EXIF
+@given(data=jpegs(), where=st.floats(0, 1), cut=st.integers(0, 9), put=st.binary(max_size=4))
+def test_a_damaged_jpeg_is_judged_as_pillow_judges_it(
+    data: bytes, where: float, cut: int, put: bytes
+) -> None:
+    at = int(where * len(data))
+    same_as_pillow(data[:at] + put + data[at + cut :])
+    same_as_pillow(data[:at])
+
+
+@given(
+    pixels=hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(4))),
+    mode=st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA"]),
+    kind=st.sampled_from(["PNG", "WEBP"]),
+    orientation=st.integers(0, 9),
+)
+def test_every_png_and_webp_has_the_bits_of_pillows_decoder(
+    pixels: np.ndarray, mode: str, kind: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(pixels, "RGBA").convert(mode)
+    assert same_as_pillow(encoded(image, kind, exif=exif, lossless=True))
+    assert same_as_pillow(encoded(image, kind, lossless=True))
+
+
+def test_a_picture_is_decoded_alone_as_among_others() -> None:
+    rng = np.random.default_rng(0)
+    jpeg = encoded(Image.fromarray(rng.integers(0, 256, (4, 6, 3), np.uint8)), "JPEG")
+    large = encoded(Image.fromarray(rng.integers(0, 256, (40, 50), np.uint8)), "JPEG")
+    given_, sound = [jpeg, b"none", large, None, jpeg[:-9], jpeg], [0, 2, 5]
+    raw, bad = decode_images(given_, COLOUR, max_total_pixels=24 + 2000 + 24 + 24)
+    assert sorted(bad) == [1, 3, 4] and not raw[[1, 3, 4]].any()
+    for row in sound:
+        np.testing.assert_array_equal(raw[row], decode_image(given_[row] or b"", COLOUR))
+    _, bad = decode_images([jpeg, large, jpeg], COLOUR, max_total_pixels=2047)
+    assert bad == {2: "expected at most 2047 pixels in all pictures together"}
+
+
+def test_a_headers_claim_is_what_is_decoded_or_unknown() -> None:
+    image = Image.new("RGB", (30, 20))
+    assert claimed_pixels(encoded(image)) == claimed_pixels(encoded(image, "JPEG")) == 600
+    assert claimed_pixels(encoded(image, "JPEG", progressive=True, comment=b"x" * 99)) == 600
+    assert claimed_pixels(encoded(image, "WEBP")) is None
+    jpeg = encoded(image, "JPEG")
+    frame = jpeg.index(b"\xff\xc0")
+    for data in (b"", b"\xff\xd8", jpeg[: frame + 4], b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0"):
+        assert claimed_pixels(data) is None
+    # Two claims: Pillow believes the last.
+    small, large = png_claiming(8, 8), png_claiming(900, 900)
+    twice = small[:33] + large[8:]
+    assert read_header(io.BytesIO(twice))[0] == (900, 900) and claimed_pixels(twice) is None
+    twice = jpeg[:frame] + encoded(Image.new("RGB", (900, 900)), "JPEG")[frame:][:19] + jpeg[frame:]
+    assert claimed_pixels(twice) is None
