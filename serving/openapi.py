@@ -9,6 +9,7 @@ from artifacts.cells import ColumnSpec
 from artifacts.inputs import BooleanColumn, Column, DateColumn, ImageInput
 from artifacts.manifest import Manifest
 from serving.example import example_instance
+from serving.oip_openapi import oip_paths
 
 _JSON = "application/json"
 
@@ -27,6 +28,7 @@ def openapi_document(manifest: Manifest, golden: Golden) -> dict[str, Any]:
     }
     if isinstance(manifest.input, ImageInput):
         paths["/predict/image"] = {"post": _predict_image(manifest)}
+    paths.update(oip_paths(manifest, golden, _refusals()))
     for route, summary in {
         "/livez": "The process is alive",
         "/readyz": "The model was checked and answers",
@@ -109,16 +111,32 @@ def _predict_image(manifest: Manifest) -> dict[str, Any]:
 
 
 def _responses() -> dict[str, Any]:
-    def answer(description: str, schema: str) -> dict[str, Any]:
-        reference = {"$ref": f"#/components/schemas/{schema}"}
-        return {"description": description, "content": {_JSON: {"schema": reference}}}
-
     return {
-        "200": answer("One prediction for each instance, in their order", "Predictions"),
-        "400": answer("The request does not fit the model; the message names the place", "Error"),
-        "413": answer("The body is too large", "Error"),
-        "503": answer("Overloaded; see Retry-After", "Error"),
+        "200": _answer("One prediction for each instance, in their order", "Predictions"),
+        **_refusals(),
     }
+
+
+def _refusals() -> dict[str, Any]:
+    """What any request for a prediction may be answered with instead."""
+    return {
+        status: _answer(description, "Error")
+        for status, description in {
+            "400": "The request does not fit the model; the message names the place",
+            "401": "The service asks for a token, and this request has none of its tokens",
+            "408": "The request came too slowly",
+            "413": "The body is too large",
+            "415": "A Content-Encoding other than gzip and deflate",
+            "431": "The head is too large",
+            "503": "Overloaded, or stopping; see Retry-After",
+            "504": "There was no answer in time",
+        }.items()
+    }
+
+
+def _answer(description: str, schema: str) -> dict[str, Any]:
+    reference = {"$ref": f"#/components/schemas/{schema}"}
+    return {"description": description, "content": {_JSON: {"schema": reference}}}
 
 
 def _top_k(manifest: Manifest) -> dict[str, Any]:
