@@ -1,131 +1,320 @@
-"""A bounded queue in front of the model: whole requests wait, and run together.
+"""A bounded queue in front of the model: what waits is answered together, and nothing else waits.
 
-A request is checked before it gets here. One thread runs the model; while it runs, what arrives
-waits, and the next batch takes as many waiting requests as fit. Nothing waits when it is idle.
+A request is checked before it gets here. A batch is what has come while the last one ran, up to
+`batch_rows` rows; an idle model takes a request at once. Small requests are joined, large ones are
+split, and the pieces of a large one take turns with what came after it. Everything but the model
+itself runs on the event loop's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from serving.overload import Overloaded
+from serving.pace import Pace
+
+_log = logging.getLogger("bentoml.parityline")
+
+# The weight of the last batch in the running factor, and the factor's bound.
+_WEIGHT = 0.1
+_MOST = 100.0
+
 Answer = tuple[np.ndarray, np.ndarray]
+Deliver = Callable[[Answer | Exception], None]
 
 
-class Overloaded(Exception):
-    """The queue is full: the request was not accepted."""
+class Observer(Protocol):
+    """Who is told of each batch."""
+
+    def batch(self, rows: int, seconds: float, waits: list[float]) -> None:
+        """seconds: of the model; waits: of each request that was answered, in the queue."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What may wait, and how it is joined.
+
+    max_wait_s: a request that would wait longer than this, by the model's measured pace, is
+    refused. max_delay_s: how long a lone request waits for others when the model is free.
+    """
+
+    batch_rows: int
+    max_queue_rows: int
+    max_queue_bytes: int
+    max_wait_s: float
+    max_delay_s: float = 0.0
+
+
+class Cancelled(Exception):
+    """What a cancelled request is answered with."""
+
+
+class Ticket:
+    """A request in the queue."""
+
+    __slots__ = ("_deliver", "answer", "cancelled", "done", "raw", "started", "submitted", "taken")
+
+    def __init__(self, raw: np.ndarray, deliver: Deliver, submitted: float) -> None:
+        self._deliver = deliver
+        self.raw = raw
+        self.submitted = submitted
+        self.started = 0.0
+        # Rows that were given to batches.
+        self.taken = 0
+        # Of a request that was split: what is answered so far.
+        self.answer: list[Answer] = []
+        self.cancelled = False
+        self.done = False
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more: rows that have not run will not."""
+        self.cancelled = True
+
+    def finish(self, outcome: Answer | Exception) -> None:
+        """Deliver, once."""
+        if not self.done:
+            self.done = True
+            try:
+                self._deliver(outcome)
+            # One answer that cannot be delivered must not keep the others from theirs.
+            except Exception:  # noqa: BLE001
+                _log.exception("an answer could not be delivered")
+
+
+# (ticket, first row, row after the last) of each request in a batch.
+_Pieces = list[tuple[Ticket, int, int]]
 
 
 class Batcher:
-    """Joins requests to batches of at most max_batch_rows, in the order they came."""
+    """Joins requests to batches, in the order they came."""
 
     def __init__(
         self,
         run: Callable[[np.ndarray], Answer],
+        limits: Limits,
         *,
-        max_batch_rows: int,
-        max_queue_rows: int,
+        pace: Pace,
+        on_loop_s: float,
+        observer: Observer,
     ) -> None:
-        """run: raw [N, ...] -> logits and probabilities [N, K]; called from one other thread."""
+        """run: raw [N, ...] -> logits and probabilities [N, K], N <= batch_rows.
+
+        on_loop_s: a batch that takes no longer runs on the event loop's thread, as handing it to
+        another takes as long as a small network; 0: never.
+        """
         self._run = run
-        self._max_batch_rows = max_batch_rows
-        self._max_queue_rows = max_queue_rows
-        self._waiting: deque[tuple[np.ndarray, asyncio.Future[Answer]]] = deque()
-        self._queued_rows = 0
-        self._wake = asyncio.Event()
+        self._limits = limits
+        self._pace = pace
+        self._on_loop_s = on_loop_s
+        self._observer = observer
+        self._queue: deque[Ticket] = deque()
+        self.queued_rows = 0
+        self._queued_bytes = 0
+        self._running_until = 0.0
+        # While requests wait: how much longer the loop takes from batch to batch than the model
+        # for one, as it reads and refuses others meanwhile.
+        self._stretch = 1.0
+        self._waiting_since = 0.0
+        self._scheduled = False
+        self._delay: asyncio.TimerHandle | None = None
         self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Batcher]:
-        """Answer requests inside this context; on leaving, every accepted one is answered."""
-        task = asyncio.create_task(self._serve())
-        try:
-            yield self
-        finally:
-            self._closing = True
-            self._wake.set()
-            await task
-            self._thread.shutdown(wait=True)
+    def check_wait(self, before: int = 0, before_s: float = 0.0) -> None:
+        """Raise Overloaded where a request that came now would wait too long.
 
-    async def submit(self, raw: np.ndarray) -> Answer:
-        """The answer to these rows and no others. Raises Overloaded when the queue is full.
-
-        A request larger than the queue is accepted when nothing waits.
+        before: rows that will be queued before it; before_s: until it is queued itself.
         """
+        if not self._queue and not before:
+            return
+        wait_s = max(self._expected_s(time.perf_counter(), before), before_s)
+        if wait_s > self._limits.max_wait_s:
+            raise Overloaded("wait", f"an answer would wait {wait_s:.2g} s", wait_s)
+
+    def submit(self, raw: np.ndarray, deliver: Deliver) -> Ticket:
+        """Queue these rows; `deliver` is called once, on the loop: their answer, or an error.
+
+        raw: [N, ...], N >= 1. Raises Overloaded when there is no room; an empty queue has.
+        """
+        now = time.perf_counter()
         if self._closing:
-            raise Overloaded("the service is stopping")
-        if self._queued_rows and self._queued_rows + len(raw) > self._max_queue_rows:
-            raise Overloaded(f"{self._queued_rows} rows are waiting")
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((raw, future))
-        self._queued_rows += len(raw)
-        self._wake.set()
-        return await future
+            raise Overloaded("stopping", "the service is stopping", 1.0)
+        if self._queue:
+            if self.queued_rows + len(raw) > self._limits.max_queue_rows:
+                message = f"{self.queued_rows} rows are waiting"
+                raise Overloaded("rows", message, self._expected_s(now))
+            if self._queued_bytes + raw.nbytes > self._limits.max_queue_bytes:
+                message = f"{self._queued_bytes} bytes are waiting"
+                raise Overloaded("bytes", message, self._expected_s(now))
+        ticket = Ticket(raw, deliver, now)
+        self._queue.append(ticket)
+        self.queued_rows += len(raw)
+        self._queued_bytes += raw.nbytes
+        self._idle.clear()
+        self._schedule()
+        return ticket
 
-    async def _serve(self) -> None:
+    async def close(self) -> None:
+        """Accept nothing more; every accepted request is answered before this returns."""
+        self._closing = True
+        self._schedule()
+        await self._idle.wait()
+        self._thread.shutdown(wait=True)
+
+    def _expected_s(self, now: float, more_rows: int = 0) -> float:
+        """Until what runs and waits, and more_rows, is answered, at the model's pace."""
+        queued_s = self._pace.seconds(self.queued_rows + more_rows, self._limits.batch_rows)
+        return max(self._running_until - now, 0.0) + self._stretch * queued_s
+
+    def _schedule(self) -> None:
+        """Let the next batch be made once what arrives in this turn of the loop is in."""
+        full = self.queued_rows >= self._limits.batch_rows or self._closing
+        if self._delay is not None and full:
+            self._delay.cancel()
+            self._delay = None
+            self._scheduled = False
+        if self._scheduled:
+            return
+        self._scheduled = True
         loop = asyncio.get_running_loop()
-        while True:
-            await self._wake.wait()
-            batch = self._next_batch()
-            if not batch:
-                if self._closing:
-                    return
-                self._wake.clear()
-                continue
-            try:
-                rows = [raw for raw, _ in batch]
-                joined = rows[0] if len(rows) == 1 else np.concatenate(rows)
-                answer = await loop.run_in_executor(self._thread, self._run, joined)
-            # Whatever the backend raises belongs to the requests, not to the loop.
-            except Exception as error:  # noqa: BLE001
-                await self._one_by_one(batch, error)
-                continue
-            start = 0
-            for raw, future in batch:
-                stop = start + len(raw)
-                if not future.done():
-                    future.set_result((answer[0][start:stop], answer[1][start:stop]))
-                start = stop
+        delay_s = self._limits.max_delay_s
+        if delay_s and self._queue and not full:
+            # While the last batch ran they have waited too.
+            delay_s -= time.perf_counter() - self._queue[0].submitted
+            self._delay = loop.call_later(max(delay_s, 0.0), self._start_batch)
+        else:
+            loop.call_soon(self._start_batch)
 
-    async def _one_by_one(
-        self, batch: list[tuple[np.ndarray, asyncio.Future[Answer]]], error: Exception
-    ) -> None:
-        """Only the request that makes the model fail may see it fail."""
-        loop = asyncio.get_running_loop()
-        for raw, future in batch:
-            outcome: Answer | Exception = error
-            if len(batch) > 1:
-                try:
-                    outcome = await loop.run_in_executor(self._thread, self._run, raw)
-                except Exception as own_error:  # noqa: BLE001
-                    outcome = own_error
-            if future.done():
-                continue
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-    def _next_batch(self) -> list[tuple[np.ndarray, asyncio.Future[Answer]]]:
-        """The requests at the head of the queue that fit together; a large one goes alone.
-
-        Those whose callers have gone are dropped.
-        """
-        batch: list[tuple[np.ndarray, asyncio.Future[Answer]]] = []
-        rows = 0
-        while self._waiting:
-            raw, future = self._waiting[0]
-            if batch and rows + len(raw) > self._max_batch_rows:
+    def _start_batch(self) -> None:
+        self._delay = None
+        began = time.perf_counter()
+        while pieces := self._next_pieces():
+            rows = sum(stop - start for _, start, stop in pieces)
+            expected_s = self._pace.seconds(rows, self._limits.batch_rows)
+            self._running_until = time.perf_counter() + expected_s
+            parts = [ticket.raw[start:stop] for ticket, start, stop in pieces]
+            if expected_s > self._on_loop_s:
+                loop = asyncio.get_running_loop()
+                done = loop.run_in_executor(self._thread, self._timed, parts)
+                done.add_done_callback(lambda future: self._finish(pieces, *future.result()))
+                return
+            self._hand_out(pieces, *self._timed(parts))
+            # What was accepted comes before what more there is to read, for a while.
+            if time.perf_counter() - began > self._on_loop_s:
                 break
-            self._waiting.popleft()
-            self._queued_rows -= len(raw)
-            if not future.done():
-                batch.append((raw, future))
-                rows += len(raw)
-        return batch
+        self._go_on()
+
+    def _timed(self, parts: list[np.ndarray]) -> tuple[Answer | list[Answer | Exception], float]:
+        """The answer to all together; or to each alone, so that only those that make the model
+        fail see it fail."""
+        began = time.perf_counter()
+        try:
+            joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            return self._run(joined), time.perf_counter() - began
+        # Whatever the backend raises belongs to the requests, not to the loop.
+        except Exception as error:  # noqa: BLE001
+            alone: list[Answer | Exception] = [error]
+            if len(parts) > 1:
+                alone = [self._alone(part) for part in parts]
+            return alone, time.perf_counter() - began
+
+    def _alone(self, part: np.ndarray) -> Answer | Exception:
+        try:
+            return self._run(part)
+        except Exception as error:  # noqa: BLE001
+            return error
+
+    def _finish(
+        self, pieces: _Pieces, answer: Answer | list[Answer | Exception], seconds: float
+    ) -> None:
+        self._hand_out(pieces, answer, seconds)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._scheduled = False
+        if self._queue:
+            self._schedule()
+        else:
+            self._waiting_since = 0.0
+            self._idle.set()
+
+    def _hand_out(
+        self, pieces: _Pieces, answer: Answer | list[Answer | Exception], seconds: float
+    ) -> None:
+        rows = sum(stop - start for _, start, stop in pieces)
+        if isinstance(answer, list):
+            for (ticket, _, _), outcome in zip(pieces, answer, strict=True):
+                if isinstance(outcome, Exception):
+                    # What is left of it in the queue will not run.
+                    ticket.cancel()
+                    ticket.finish(outcome)
+                else:
+                    self._hand_to(ticket, outcome)
+        else:
+            self._pace.observe(rows, seconds, self._limits.batch_rows)
+            waits = []
+            offset = 0
+            for ticket, start, stop in pieces:
+                part = slice(offset, offset + stop - start)
+                if self._hand_to(ticket, (answer[0][part], answer[1][part])):
+                    waits.append(ticket.started - ticket.submitted)
+                offset += stop - start
+            self._observer.batch(rows, seconds, waits)
+            now = time.perf_counter()
+            turn_s = now - self._waiting_since if self._waiting_since else seconds
+            self._stretch += _WEIGHT * (min(turn_s / max(seconds, 1e-9), _MOST) - self._stretch)
+            self._waiting_since = now
+
+    def _hand_to(self, ticket: Ticket, answer: Answer) -> bool:
+        """Whether the request is answered with this piece."""
+        if ticket.cancelled:
+            ticket.finish(Cancelled())
+            return False
+        if len(answer[0]) != len(ticket.raw):
+            ticket.answer.append(answer)
+            if sum(len(logits) for logits, _ in ticket.answer) < len(ticket.raw):
+                return False
+            logits, probabilities = zip(*ticket.answer, strict=True)
+            answer = np.concatenate(logits), np.concatenate(probabilities)
+        ticket.finish(answer)
+        return True
+
+    def _next_pieces(self) -> _Pieces:
+        """At most batch_rows rows from the head of the queue.
+
+        What is left of a large request goes to the back: others need not wait for all of it.
+        """
+        pieces: _Pieces = []
+        room = self._limits.batch_rows
+        now = time.perf_counter()
+        while self._queue and room:
+            ticket = self._queue.popleft()
+            left = len(ticket.raw) - ticket.taken
+            if ticket.cancelled:
+                self._leave(ticket, left)
+                ticket.finish(Cancelled())
+                continue
+            ticket.started = ticket.started or now
+            rows = min(left, room)
+            pieces.append((ticket, ticket.taken, ticket.taken + rows))
+            ticket.taken += rows
+            room -= rows
+            self._leave(ticket, rows)
+            if rows < left:
+                self._queue.append(ticket)
+        return pieces
+
+    def _leave(self, ticket: Ticket, rows: int) -> None:
+        self.queued_rows -= rows
+        self._queued_bytes -= ticket.raw.nbytes // len(ticket.raw) * rows

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+
+from serving.settings import as_environment
 
 
-def launch(
-    bundle: str | None, *, host: str, port: int, backend: str | None, device: str | None
-) -> None:
-    """Become `bentoml serve` for one bundle; does not return."""
+def launch(*, host: str, port: int, chosen: Mapping[str, object]) -> None:
+    """Become `bentoml serve`; does not return.
+
+    chosen: settings by name (`serving.settings.Settings`); None leaves one to the environment.
+    """
     import bentoml  # noqa: F401  (missing where the extra is: said before this process is gone)
 
-    chosen = {"BUNDLE": bundle, "BACKEND": backend, "DEVICE": device}
-    os.environ.update({f"PARITYLINE_{key}": value for key, value in chosen.items() if value})
+    os.environ.update(as_environment(chosen))
     arguments = ["serve", "serving.service:Classifier", "--host", host, "--port", str(port)]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "bentoml", *arguments])  # noqa: S606

@@ -1,150 +1,143 @@
 """The HTTP routes, as a Starlette app that BentoML mounts at /.
 
-`app.state.model` is set by the service before the app starts; see `ServedModel`.
+`app.state.worker` is set by `serving.lifecycle` before the app starts. Predictions come this way
+only as multipart forms, or where BentoML traces them: see `serving.connection` for the short one.
 Every answer is JSON, errors `{"error": "..."}`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import re
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from http import HTTPStatus
+from typing import TYPE_CHECKING
 
-import msgspec
-import numpy as np
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import StatelessLifespan
 
 from artifacts.errors import DataError
-from artifacts.inputs import ImageInput
-from artifacts.pixels import decode_images
-from artifacts.predictor import Predictor
-from serving.batcher import Batcher, Overloaded
-from serving.decoding import DecodingThread
-from serving.limits import LimitBody
-from serving.openapi import openapi_document
+from serving.exchange import Exchange, Reply, error_reply
+from serving.oip_routes import named_manifest, oip_routes
+from serving.overload import Overloaded
 from serving.page import render_page
-from serving.settings import Settings
-from serving.wire import RequestDecoder, response_encoder
 
-# Parsing a larger body takes longer than handing it to a thread.
-_PARSE_IN_THREAD_BYTES = 64 * 1024
+if TYPE_CHECKING:
+    from serving.worker import Worker
+
+SERVICE = "Classifier"
 _MAX_FILES = 1000
-_MAX_DECODING = 64
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+# BentoML's own, which come before those of this app.
+_HEALTH = ("/livez", "/readyz", "/healthz")
+_PREDICTIONS = (
+    "/predict",
+    "/predict/image",
+    "/v2/models/{name}/infer",
+    "/v2/models/{name}/versions/{version}/infer",
+)
 
 
-@dataclass(frozen=True)
-class ServedModel:
-    """A predictor with what its requests need, made once when a worker starts."""
-
-    predictor: Predictor
-    settings: Settings
-    batcher: Batcher
-    decoding: DecodingThread
-    decoder: RequestDecoder
-    encode: Callable[[np.ndarray, int | None], bytes]
-    description: bytes
-    openapi: bytes
-
-
-def serve_model(predictor: Predictor, settings: Settings) -> ServedModel:
-    """The predictor with its queue, decoder, encoder and documents."""
-    manifest = predictor.manifest
-    about = {**manifest.public(), "backend": predictor.backend, "device": predictor.device}
-    return ServedModel(
-        predictor=predictor,
-        settings=settings,
-        batcher=Batcher(
-            predictor.run,
-            max_batch_rows=manifest.max_batch_size,
-            max_queue_rows=settings.max_queue_rows,
-        ),
-        decoding=DecodingThread(max_waiting=_MAX_DECODING),
-        decoder=RequestDecoder(
-            manifest, max_rows=settings.max_rows, max_pixels=settings.max_pixels
-        ),
-        encode=response_encoder(manifest),
-        description=msgspec.json.encode(about),
-        openapi=msgspec.json.encode(openapi_document(manifest, predictor.golden)),
-    )
-
-
-def build_app() -> Starlette:
-    """The app, without a model: `app.state.model` must be set before its lifespan starts."""
+def build_app(lifespan: StatelessLifespan[Starlette]) -> Starlette:
+    """The app; its lifespan sets `app.state.worker`."""
     routes = [
-        Route("/predict", predict, methods=["POST"]),
-        Route("/predict/image", predict_image, methods=["POST"]),
+        *(Route(path, predict, methods=["POST"]) for path in _PREDICTIONS),
+        *oip_routes(),
         Route("/model", describe_model, methods=["GET"]),
         Route("/docs.json", describe_api, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
         Route("/", page, methods=["GET"]),
-        # BentoML's own routes for health and metrics come before all of these.
         Route("/{path:path}", no_route, methods=_METHODS),
     ]
+    refused = (DataError, Overloaded, HTTPException, Exception)
     return Starlette(
         routes=routes,
-        lifespan=_lifespan,
-        middleware=[Middleware(LimitBody)],
-        exception_handlers={
-            DataError: _data_error,
-            Overloaded: _overloaded,
-            HTTPException: _http_error,
-            ClientDisconnect: _disconnected,
-            Exception: _internal_error,
-        },
+        lifespan=lifespan,
+        exception_handlers={**dict.fromkeys(refused, _error), ClientDisconnect: _disconnected},
     )
 
 
 async def predict(request: Request) -> Response:
-    """POST /predict: `{"instances": [...], "top_k": K}`."""
-    model: ServedModel = request.app.state.model
-    body = await request.body()
-    # A few bytes can hold a picture that takes a second to decode.
-    takes_pictures = isinstance(model.predictor.manifest.input, ImageInput)
-    if takes_pictures or len(body) > _PARSE_IN_THREAD_BYTES:
-        parsed = await model.decoding.run(model.decoder.decode, body)
-    else:
-        parsed = model.decoder.decode(body)
-    return await _answer(model, parsed.raw, parsed.top_k)
+    """POST of a prediction, by its path."""
+    worker: Worker = request.app.state.worker
+    path: str = request.scope["path"]
+    if not worker.takes(path):
+        if path == "/predict/image":
+            raise HTTPException(404, "this model takes table rows, not pictures: POST /predict")
+        # A path of the inference protocol names a model that is not here.
+        named_manifest(request)
+    multipart = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+    if multipart and path == "/predict/image":
+        return await _predict_form(request, worker)
+    headers = dict(request.scope["headers"])
+    exchange = _Awaited(path, request.url.query, headers, await request.body())
+    worker.begin(path, exchange)
+    try:
+        return _response(await exchange.future)
+    finally:
+        exchange.cancel()
 
 
-async def predict_image(request: Request) -> Response:
-    """POST /predict/image: one encoded picture as the body, or several as multipart `files`."""
-    model: ServedModel = request.app.state.model
-    spec = model.predictor.manifest.input
-    if not isinstance(spec, ImageInput):
-        raise HTTPException(404, "this model takes table rows, not pictures: POST /predict")
-    top_k = _query_top_k(request, len(model.predictor.manifest.labels))
-    encoded: list[tuple[str, bytes]]
-    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        encoded = await _uploaded_files(request, model.settings.max_body_bytes)
-    else:
-        encoded = [("the body", await request.body())]
-    raw = await model.decoding.run(_decode, encoded, spec, model.settings.max_pixels)
-    return await _answer(model, raw, top_k)
+class _Awaited(Exchange):
+    """An exchange whose reply a coroutine waits for."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, path: str, query: str, headers: dict[bytes, bytes], body: bytes) -> None:
+        super().__init__(path, query, headers, body)
+        self.future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    def send(self, reply: Reply) -> None:
+        # Cancelled with the task that waits, in this same turn of the loop.
+        if not self.future.done():
+            self.future.set_result(reply)
+
+
+async def _predict_form(request: Request, worker: Worker) -> Response:
+    """POST /predict/image with multipart `files`."""
+    max_part_size = worker.settings.max_body_bytes
+    form = request.form(max_files=_MAX_FILES, max_fields=10, max_part_size=max_part_size)
+    async with form as fields:
+        names = set(fields)
+        if names != {"files"}:
+            raise DataError(f"expected multipart files in the field 'files', found {sorted(names)}")
+        pictures = []
+        for index, upload in enumerate(fields.getlist("files")):
+            if not isinstance(upload, UploadFile):
+                raise DataError(f"files[{index}]: expected a file, found a text field")
+            pictures.append((f"files[{index}]", await upload.read()))
+    exchange = _Awaited("/predict/image", request.url.query, {}, b"")
+    exchange.files = pictures
+    worker.begin("/predict/image", exchange)
+    try:
+        return _response(await exchange.future)
+    finally:
+        exchange.cancel()
 
 
 async def describe_model(request: Request) -> Response:
     """GET /model: the public part of the manifest, with backend and device."""
-    return _json(request.app.state.model.description)
+    return _json(request.app.state.worker.model.description)
 
 
 async def describe_api(request: Request) -> Response:
     """GET /docs.json: the OpenAPI document of this very model."""
-    return _json(request.app.state.model.openapi)
+    return _json(request.app.state.worker.model.openapi)
+
+
+async def metrics(request: Request) -> Response:
+    """GET /metrics: of all workers together."""
+    worker: Worker = request.app.state.worker
+    worker.counts()
+    content = await asyncio.to_thread(worker.metrics.exposition, SERVICE)
+    return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def page(request: Request) -> Response:
     """GET /: what this model is."""
-    predictor: Predictor = request.app.state.model.predictor
+    predictor = request.app.state.worker.model.predictor
     url = str(request.base_url).rstrip("/")
     content = render_page(predictor.manifest, predictor.golden, predictor.device, url)
     headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
@@ -153,89 +146,29 @@ async def page(request: Request) -> Response:
 
 async def no_route(request: Request) -> Response:
     """Any other path, or another method on one of ours."""
-    for route in request.app.routes:
-        if isinstance(route, Route) and route.path == request.url.path:
-            allowed = ", ".join(sorted(route.methods or ()))
-            raise HTTPException(
-                405, f"{route.path} takes {allowed}, not {request.method}", {"Allow": allowed}
-            )
-    raise HTTPException(404, f"no route {request.url.path}; see /docs.json")
+    path: str = request.scope["path"]
+    allowed: set[str] = {"GET"} if path in _HEALTH else set()
+    for route in request.app.routes[:-1]:
+        if route.matches(request.scope)[0] == Match.PARTIAL:
+            allowed |= route.methods or set()
+    if allowed:
+        shown = ", ".join(sorted(allowed))
+        raise HTTPException(405, f"{path} takes {shown}, not {request.method}", {"Allow": shown})
+    raise HTTPException(404, f"no route {path}; see /docs.json")
 
 
-async def _answer(model: ServedModel, raw: np.ndarray, top_k: int | None) -> Response:
-    _, probabilities = await model.batcher.submit(raw)
-    if len(raw) > 256:
-        return _json(await asyncio.to_thread(model.encode, probabilities, top_k))
-    return _json(model.encode(probabilities, top_k))
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
 
 
-async def _uploaded_files(request: Request, max_body_bytes: int) -> list[tuple[str, bytes]]:
-    form = request.form(max_files=_MAX_FILES, max_fields=10, max_part_size=max_body_bytes)
-    async with form as fields:
-        names = set(fields)
-        if names != {"files"}:
-            raise DataError(f"expected multipart files in the field 'files', found {sorted(names)}")
-        uploads = fields.getlist("files")
-        encoded = []
-        for index, upload in enumerate(uploads):
-            if not isinstance(upload, UploadFile):
-                raise DataError(f"files[{index}]: expected a file, found a text field")
-            encoded.append((f"files[{index}]", await upload.read()))
-        return encoded
+def _response(reply: Reply) -> Response:
+    return Response(reply.body, reply.status, reply.headers)
 
 
-def _decode(encoded: list[tuple[str, bytes]], spec: ImageInput, max_pixels: int) -> np.ndarray:
-    pictures = [data for _, data in encoded]
-    raw, bad = decode_images(pictures, spec, max_pixels=max_pixels, max_total_pixels=max_pixels)
-    for position, reason in bad.items():
-        raise DataError(f"{encoded[position][0]}: {reason}")
-    return raw
+async def _error(request: Request, error: Exception) -> Response:
+    return _response(error_reply(error))
 
 
-def _query_top_k(request: Request, classes: int) -> int | None:
-    text = request.query_params.get("top_k")
-    if text is None:
-        return None
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= classes:
-        raise DataError(f"top_k: expected a whole number from 1 to {classes}, found {text!r}")
-    return int(text)
-
-
-@contextlib.asynccontextmanager
-async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    model: ServedModel = app.state.model
-    async with model.batcher.running():
-        yield
-    model.decoding.close()
-
-
-def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, status, headers, media_type="application/json")
-
-
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    return _json(msgspec.json.encode({"error": message}), status, headers)
-
-
-async def _data_error(_: Request, error: Exception) -> Response:
-    return _error(HTTPStatus.BAD_REQUEST, str(error))
-
-
-async def _overloaded(_: Request, error: Exception) -> Response:
-    return _error(
-        HTTPStatus.SERVICE_UNAVAILABLE, f"overloaded: {error}; try again", {"Retry-After": "1"}
-    )
-
-
-async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _error(error.status_code, error.detail, dict(error.headers or {}))
-
-
-async def _disconnected(_: Request, __: Exception) -> Response:
+async def _disconnected(request: Request, _: Exception) -> Response:
     # Nobody reads it; the server needs an answer all the same.
-    return _error(HTTPStatus.BAD_REQUEST, "the client closed the connection")
-
-
-async def _internal_error(_: Request, __: Exception) -> Response:
-    return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; the server's log says more")
+    return _response(error_reply(DataError("the client closed the connection")))

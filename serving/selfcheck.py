@@ -1,31 +1,37 @@
-"""Opening the bundle that a service serves, and the check before it starts.
+"""Which bundle a service serves, and the check before it starts.
 
-python -m serving.selfcheck [URL]
+python -m serving.selfcheck BUNDLE [URL]
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from artifacts.errors import ParitylineError
-from artifacts.predictor import Predictor, open_bundle
-from artifacts.references import only_name, store_path
+from artifacts.predictor import open_bundle
+from artifacts.references import only_name, resolve, store_path
 from serving.settings import Settings, read_settings
 
 
-def open_served(settings: Settings) -> Predictor:
-    """The predictor that the settings name, verified and self-checked on its device."""
-    reference = settings.bundle or only_name(store_path())
-    return open_bundle(reference, backend=settings.backend, device=settings.device)
+def reference_of(settings: Settings) -> str:
+    """As set, or the store's only name. Raises BundleError."""
+    return settings.bundle or only_name(store_path())
+
+
+def resolved(settings: Settings) -> Path:
+    """The directory that the reference stands for at this moment. Raises BundleError."""
+    return resolve(store_path(), reference_of(settings)).absolute()
 
 
 def main() -> None:
     """Exit 0 and say what will be served, or exit 1 with one line saying why it will not be."""
     from serving.example import curl_line
 
-    url = sys.argv[1] if len(sys.argv) > 1 else ""
+    path, url = sys.argv[1], "".join(sys.argv[2:3])
     try:
-        predictor = open_served(read_settings())
+        settings = read_settings()
+        predictor = open_bundle(path, backend=settings.backend, device=settings.device)
     except ParitylineError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -8,27 +8,31 @@ starts the workers does the same first, so that a bad bundle ends the command wi
 
 from __future__ import annotations
 
-import gc
 import os
-import subprocess
-import sys
 
 import bentoml
 import click
+import uvicorn.config
 
-from serving.routes import build_app, serve_model
-from serving.selfcheck import open_served
+from serving.lifecycle import lifespan, open_prepared
+from serving.routes import SERVICE, build_app
+from serving.rundir import RunDirectory
+from serving.selfcheck import reference_of
 from serving.settings import read_settings
+from serving.supervisor import supervise, worker_count, worker_environment
 
-_URL = "PARITYLINE_URL"
-
-app = build_app()
+app = build_app(lifespan)
+# BentoML's workers run uvicorn with this choice, in which connections are ours.
+uvicorn.config.HTTP_PROTOCOLS["auto"] = "serving.connection:Connection"
 
 
 @bentoml.service(
-    name="Classifier",
+    name=SERVICE,
+    workers=worker_count(),
     # One line a request costs a third of the throughput; /metrics counts them all.
     logging={"access": {"enabled": False}},
+    # Ours are at /metrics: BentoML's have a series for each path that anybody asks for.
+    metrics={"enabled": False},
     traffic={"timeout": 60},
     envs=[{"name": "OTEL_SDK_DISABLED", "value": os.environ.get("OTEL_SDK_DISABLED", "true")}],
 )
@@ -38,23 +42,22 @@ class Classifier:
 
     def __init__(self) -> None:
         """Load, verify and check the model; BentoML opens the routes after this."""
+        os.environ.update(worker_environment())
         settings = read_settings()
-        app.state.model = serve_model(open_served(settings), settings)
-        # What start-up made stays for ever: without it in the collector's way, a full
-        # collection does not stop requests for 100 ms.
-        gc.collect()
-        gc.freeze()
+        directory = RunDirectory.of_environment()
+        orders = directory.orders() if directory else None
+        reference = orders.serve if orders else reference_of(settings)
+        app.state.settings = settings
+        app.state.serves = reference
+        app.state.prepared = open_prepared(reference, settings)
+
+    async def __is_ready__(self) -> bool:
+        """For /readyz: not while the process drains."""
+        return not app.state.worker.draining
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check_before_workers() -> None:
-        """In the process that starts the workers: refuse a bad bundle, say where to call."""
+        """In the process that starts the workers: refuse a bad bundle, then watch over them."""
         context = click.get_current_context(silent=True)
-        port = context.params.get("port") if context else None
-        if port:
-            os.environ.setdefault(_URL, f"http://localhost:{port}")
-        # A process of its own, so that this one holds no model and no CUDA context for ever.
-        command = [sys.executable, "-m", "serving.selfcheck", os.environ.get(_URL, "")]
-        status = subprocess.run(command, check=False).returncode
-        if status != 0:
-            raise SystemExit(status)
+        supervise(context.params if context else {})

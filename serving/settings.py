@@ -5,60 +5,114 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 from artifacts.backends import BACKENDS
 from artifacts.devices import DEVICES
 from artifacts.errors import DataError
 from artifacts.pixels import MAX_PIXELS
 
+PREFIX = "PARITYLINE_"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """bundle: a reference, or None for the store's only name.
 
-    max_body_bytes, max_rows and max_pixels (of all pictures together) are for one request;
-    max_queue_rows for all that wait.
+    workers: processes; None: one for each core, on CUDA one for each device.
+    max_body_bytes (also after inflating), max_rows and max_pixels (of all pictures together): of
+    one request. max_queue_rows and max_queue_bytes: of all that a worker holds.
+    max_batch_size, max_queue_ms: 0 for what suits the model's measured pace.
+    max_delay_ms: how long a request waits for others while the model is free.
+    read_timeout_s: for a request's headers, and for a body that comes at less than 16 KiB/s.
+    request_timeout_s: for its answer. keep_alive_s: for the next one.
+    grace_s: from SIGTERM, when /readyz begins to say no, until connections are refused.
+    watch_s: how often the promoted version is looked up; 0: only on SIGHUP.
+    tokens: a file of bearer tokens, one a line.
     """
 
     bundle: str | None = None
     backend: str = "onnx"
     device: str = "auto"
-    max_body_bytes: int = 10 * 10**6
+    workers: int | None = None
+    max_body_bytes: int = 32 * 2**20
     max_pixels: int = MAX_PIXELS
     max_rows: int = 8192
     max_queue_rows: int = 16384
+    max_queue_bytes: int = 256 * 2**20
+    max_connections: int = 4096
+    max_batch_size: int = 0
+    max_delay_ms: float = 0.0
+    max_queue_ms: float = 0.0
+    read_timeout_s: float = 10.0
+    request_timeout_s: float = 60.0
+    keep_alive_s: float = 75.0
+    grace_s: float = 5.0
+    watch_s: float = 0.0
+    tokens: Path | None = None
+
+
+# What may be 0: "as it suits", or "not at all".
+_MAY_BE_0 = {"max_batch_size", "max_delay_ms", "max_queue_ms", "grace_s", "watch_s"}
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """PARITYLINE_BUNDLE, _BACKEND, _DEVICE, _MAX_BODY_BYTES, _MAX_PIXELS, _MAX_ROWS and
-    _MAX_QUEUE_ROWS.
+    """Each field of `Settings` from PARITYLINE_ and its name in capitals.
 
     Raises DataError naming the variable, what was expected and what was found.
     """
-    default = Settings()
-    return Settings(
-        bundle=environment.get("PARITYLINE_BUNDLE") or None,
-        backend=_choice(environment, "PARITYLINE_BACKEND", BACKENDS, default.backend),
-        device=_choice(environment, "PARITYLINE_DEVICE", DEVICES, default.device),
-        max_body_bytes=_count(environment, "PARITYLINE_MAX_BODY_BYTES", default.max_body_bytes),
-        max_pixels=_count(environment, "PARITYLINE_MAX_PIXELS", default.max_pixels),
-        max_rows=_count(environment, "PARITYLINE_MAX_ROWS", default.max_rows),
-        max_queue_rows=_count(environment, "PARITYLINE_MAX_QUEUE_ROWS", default.max_queue_rows),
-    )
+    values: dict[str, object] = {}
+    for field in fields(Settings):
+        variable = PREFIX + field.name.upper()
+        text = environment.get(variable)
+        if not text:
+            continue
+        if field.name == "backend":
+            values[field.name] = _choice(variable, text, BACKENDS)
+        elif field.name == "device":
+            values[field.name] = _choice(variable, text, DEVICES)
+        elif field.name == "tokens":
+            values[field.name] = Path(text)
+        elif field.name == "bundle":
+            values[field.name] = text
+        else:
+            whole = "float" not in str(field.type)
+            values[field.name] = _number(variable, text, whole, field.name in _MAY_BE_0)
+    return Settings(**values)  # type: ignore[arg-type]
 
 
-def _choice(
-    environment: Mapping[str, str], name: str, choices: tuple[str, ...], default: str
-) -> str:
-    value = environment.get(name) or default
+def describe(settings: Settings, workers: int | str) -> str:
+    """All of them in a line, but for those that other lines tell."""
+    values = {
+        **asdict(settings),
+        "workers": "one for each core" if workers == "cpu_count" else workers,
+    }
+    for told in ("bundle", "backend", "device"):
+        del values[told]
+    for name in ("max_batch_size", "max_queue_ms"):
+        values[name] = values[name] or "as measured"
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def as_environment(chosen: Mapping[str, object]) -> dict[str, str]:
+    """Settings by name, those that are not None, as `read_settings` reads them."""
+    return {
+        PREFIX + name.upper(): str(value) for name, value in chosen.items() if value is not None
+    }
+
+
+def _choice(variable: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
-        raise DataError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
+        raise DataError(f"{variable}: expected one of {', '.join(choices)}, found {value!r}")
     return value
 
 
-def _count(environment: Mapping[str, str], name: str, default: int) -> int:
-    text = environment.get(name) or str(default)
-    if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < 1:
-        raise DataError(f"{name}: expected a whole number of at least 1, found {text!r}")
-    return int(text)
+def _number(variable: str, text: str, whole: bool, may_be_0: bool) -> int | float:
+    pattern = r"[0-9]{1,15}" if whole else r"[0-9]{1,15}(\.[0-9]{1,20})?(e-[0-9]{1,2})?"
+    value = (int(text) if whole else float(text)) if re.fullmatch(pattern, text) else -1
+    if value < 0 or (value == 0 and not may_be_0):
+        kind = "a whole number" if whole else "a number"
+        least = "of at least 0" if may_be_0 else "of at least 1" if whole else "above 0"
+        raise DataError(f"{variable}: expected {kind} {least}, found {text!r}")
+    return value

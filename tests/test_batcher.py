@@ -1,143 +1,358 @@
-"""Promise 5 inside one process: each caller gets its own answer, whatever the others do."""
+"""Promise 5 inside one process: each caller gets its own answer, once, whatever the others do."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batcher import Batcher, Overloaded
+from serving.batcher import Answer, Batcher, Cancelled, Limits, Ticket
+from serving.overload import Overloaded
+from serving.pace import Pace
+
+PATIENCE_S = 20.0
+Outcome = Answer | Exception
 
 
-def double(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+async def answer(batcher: Batcher, raw: np.ndarray) -> Answer:
+    """What `submit` delivers; cancelling this cancels the request."""
+    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def deliver(outcome: Answer | Exception) -> None:
+        if future.done():
+            return
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    ticket = batcher.submit(raw, deliver)
+    try:
+        return await future
+    finally:
+        ticket.cancel()
+
+
+class Seen:
+    """What the batcher told its observer."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.waits = 0
+
+    def batch(self, rows: int, seconds: float, waits: list[float]) -> None:
+        self.rows.append(rows)
+        self.waits += len(waits)
+
+
+def double(raw: np.ndarray) -> Answer:
+    if (raw < 0).any():
+        raise RuntimeError("bad row")
     return raw * 2, raw * 3
 
 
-@settings(deadline=None)
-@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=40), largest=st.integers(1, 50))
-def test_every_request_gets_its_own_rows_back_in_batches_that_fit(
-    sizes: list[int], largest: int
-) -> None:
-    batches: list[int] = []
+def batcher_of(
+    run: Callable[[np.ndarray], Answer],
+    *,
+    on_loop: bool = False,
+    batch_s: float = 1e-3,
+    observer: Seen | None = None,
+    **limits: float,
+) -> Batcher:
+    chosen = {"batch_rows": 100, "max_queue_rows": 10_000, "max_queue_bytes": 2**30, **limits}
+    return Batcher(
+        run,
+        Limits(**{"max_wait_s": 1e9, **chosen}),  # type: ignore[arg-type]
+        pace=Pace([1], [batch_s]),
+        on_loop_s=1e9 if on_loop else 0.0,
+        observer=observer or Seen(),
+    )
 
-    def run(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        batches.append(len(raw))
+
+def rows(count: int, value: float = 1.0) -> np.ndarray:
+    return np.full((count, 2), value, dtype=np.float32)
+
+
+async def turn_until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+class Gate:
+    """A model that waits until it is let through; `inside` is set once it runs."""
+
+    def __init__(self) -> None:
+        self.inside, self.go = threading.Event(), threading.Event()
+        self.batches: list[list[float]] = []
+
+    def __call__(self, raw: np.ndarray) -> Answer:
+        self.batches.append(raw[:, 0].tolist())
+        self.inside.set()
+        assert self.go.wait(PATIENCE_S)
         return double(raw)
 
-    async def scenario() -> list[tuple[np.ndarray, np.ndarray]]:
-        async with Batcher(run, max_batch_rows=largest, max_queue_rows=10_000).running() as batcher:
-            return await asyncio.gather(*(batcher.submit(raw) for raw in requests))
 
-    requests = [np.full((size, 2), index, dtype=np.float32) for index, size in enumerate(sizes)]
-    for raw, (logits, probabilities) in zip(requests, asyncio.run(scenario()), strict=True):
-        np.testing.assert_array_equal(logits, raw * 2)
-        np.testing.assert_array_equal(probabilities, raw * 3)
-    assert sum(batches) == sum(sizes)
-    assert all(rows <= largest or rows in sizes for rows in batches)
+PLANS = st.lists(
+    st.tuples(
+        st.integers(1, 40),  # rows
+        st.sampled_from(["ok", "ok", "bad", "cancel", "cancel later", "deliver fails"]),
+        st.booleans(),  # let the loop turn before the next
+    ),
+    min_size=1,
+    max_size=30,
+)
 
 
-def test_what_waits_while_the_model_runs_is_joined() -> None:
-    batches: list[int] = []
-    release = threading.Event()
+@settings(deadline=None, max_examples=150)
+@given(plan=PLANS, largest=st.integers(1, 50), on_loop=st.booleans())
+def test_each_request_is_delivered_once_with_its_own_rows_in_batches_that_fit(
+    plan: list[tuple[int, str, bool]], largest: int, on_loop: bool
+) -> None:
+    """With errors, splits, cancellations and callers that fail, all at random."""
+    sizes: list[int] = []
+    delivered: list[list[Outcome]] = [[] for _ in plan]
+    requests = [
+        rows(size, -1.0 if fate == "bad" else 1.0 + index)
+        for index, (size, fate, _) in enumerate(plan)
+    ]
 
-    def run(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        batches.append(len(raw))
-        assert release.wait(10)
+    def run(raw: np.ndarray) -> Answer:
+        sizes.append(len(raw))
         return double(raw)
 
     async def scenario() -> None:
-        async with Batcher(run, max_batch_rows=100, max_queue_rows=1000).running() as batcher:
-            first = asyncio.create_task(batcher.submit(np.ones((1, 1))))
-            await asyncio.sleep(0.05)
-            others = [asyncio.create_task(batcher.submit(np.ones((1, 1)))) for _ in range(5)]
-            await asyncio.sleep(0.05)
-            release.set()
+        batcher = batcher_of(run, on_loop=on_loop, batch_rows=largest)
+        tickets: list[Ticket] = []
+        for index, (_, fate, turn) in enumerate(plan):
+
+            def deliver(outcome: Outcome, index: int = index, fate: str = fate) -> None:
+                delivered[index].append(outcome)
+                if fate == "deliver fails":
+                    raise RuntimeError("the caller is gone")
+
+            tickets.append(batcher.submit(requests[index], deliver))
+            if fate == "cancel":
+                tickets[-1].cancel()
+            if turn:
+                await asyncio.sleep(0)
+        for ticket, (_, fate, _) in zip(tickets, plan, strict=True):
+            if fate == "cancel later":
+                ticket.cancel()
+        async with asyncio.timeout(PATIENCE_S):
+            await batcher.close()
+        assert (batcher.queued_rows, batcher._queued_bytes) == (0, 0)
+
+    asyncio.run(scenario())
+    assert all(size <= largest for size in sizes)
+    for raw, outcomes, (_, fate, _) in zip(requests, delivered, plan, strict=True):
+        (outcome,) = outcomes
+        if fate == "bad":
+            assert isinstance(outcome, RuntimeError)
+        elif fate == "cancel":
+            assert isinstance(outcome, Cancelled)
+        elif fate == "cancel later" and isinstance(outcome, Cancelled):
+            pass
+        else:
+            assert not isinstance(outcome, Exception)
+            np.testing.assert_array_equal(outcome[0], raw * 2)
+            np.testing.assert_array_equal(outcome[1], raw * 3)
+
+
+def test_what_waits_while_the_model_runs_is_joined() -> None:
+    gate, seen = Gate(), Seen()
+
+    async def scenario() -> None:
+        batcher = batcher_of(gate, observer=seen)
+        async with asyncio.timeout(PATIENCE_S):
+            first = asyncio.create_task(answer(batcher, rows(1)))
+            await asyncio.to_thread(gate.inside.wait, PATIENCE_S)
+            others = [asyncio.create_task(answer(batcher, rows(1))) for _ in range(5)]
+            await turn_until(lambda: batcher.queued_rows == 5)
+            gate.go.set()
             await asyncio.gather(first, *others)
 
     asyncio.run(scenario())
-    assert batches == [1, 5]
+    assert (seen.rows, seen.waits) == ([1, 5], 6)
 
 
-def test_a_request_that_makes_the_model_fail_fails_alone() -> None:
-    def run(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if (raw < 0).any():
-            raise RuntimeError("bad row")
+def test_pieces_of_a_large_request_take_turns_with_what_came_after_it() -> None:
+    gate = Gate()
+    order: list[str] = []
+
+    async def scenario() -> None:
+        batcher = batcher_of(gate, batch_rows=4)
+        batcher.submit(rows(1, 9), lambda _: order.append("first"))
+        await asyncio.to_thread(gate.inside.wait, PATIENCE_S)
+        batcher.submit(rows(12, 1), lambda _: order.append("large"))
+        batcher.submit(rows(4, 2), lambda _: order.append("small"))
+        gate.go.set()
+        await batcher.close()
+
+    asyncio.run(scenario())
+    assert gate.batches == [[9], [1] * 4, [2] * 4, [1] * 4, [1] * 4]
+    assert order == ["first", "small", "large"]
+
+
+def test_rows_of_a_caller_that_is_gone_are_not_run() -> None:
+    gate = Gate()
+    outcomes: list[Outcome] = []
+
+    async def scenario() -> Answer:
+        batcher = batcher_of(gate, batch_rows=4)
+        split = batcher.submit(rows(6, 1), outcomes.append)
+        await asyncio.to_thread(gate.inside.wait, PATIENCE_S)
+        gone = asyncio.create_task(answer(batcher, rows(1, 2)))
+        stays = asyncio.create_task(answer(batcher, rows(1, 3)))
+        await turn_until(lambda: batcher.queued_rows == 4)
+        gone.cancel()
+        split.cancel()
+        await asyncio.sleep(0)
+        gate.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        stayed = await stays
+        assert batcher.queued_rows == 0
+        return stayed
+
+    assert (asyncio.run(scenario())[0] == 6).all()
+    assert gate.batches == [[1] * 4, [3]]
+    assert [type(outcome) for outcome in outcomes] == [Cancelled]
+
+
+def test_a_batch_that_fails_is_run_one_by_one_off_the_loop() -> None:
+    """Also one that cannot be joined."""
+    threads: set[str] = set()
+
+    def run(raw: np.ndarray) -> Answer:
+        threads.add(threading.current_thread().name)
         return double(raw)
 
-    async def scenario() -> list[object]:
-        async with Batcher(run, max_batch_rows=100, max_queue_rows=1000).running() as batcher:
-            values = [1, 2, -1, 3]
-            calls = (batcher.submit(np.full((1, 1), value)) for value in values)
-            return await asyncio.gather(*calls, return_exceptions=True)
+    async def scenario() -> list[Outcome]:
+        batcher = batcher_of(run)
+        other_width = np.ones((1, 3), dtype=np.float32)
+        calls = (answer(batcher, raw) for raw in (rows(1), rows(1, -1), other_width))
+        return await asyncio.gather(*calls, return_exceptions=True)  # type: ignore[return-value]
 
-    one, two, bad, three = asyncio.run(scenario())
+    good, bad, other = asyncio.run(scenario())
     assert isinstance(bad, RuntimeError)
-    for value, answer in ((1, one), (2, two), (3, three)):
-        assert answer[0].item() == 2 * value
+    assert not isinstance(good, Exception) and (good[0] == 2).all()
+    assert not isinstance(other, Exception) and other[0].shape == (1, 3)
+    assert threads == {"model_0"}
 
 
-def test_a_full_queue_refuses_and_serves_what_it_accepted() -> None:
-    release = threading.Event()
+@pytest.mark.parametrize(
+    ("limit", "reason"), [({"max_queue_rows": 8}, "rows"), ({"max_queue_bytes": 64}, "bytes")]
+)
+def test_a_full_queue_refuses_and_serves_what_it_accepted(
+    limit: dict[str, float], reason: str
+) -> None:
+    gate = Gate()
+    outcomes: list[Outcome] = []
 
-    def run(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        assert release.wait(10)
-        return double(raw)
+    async def scenario() -> None:
+        batcher = batcher_of(gate, batch_rows=100, **limit)
+        # An empty queue takes any size.
+        batcher.submit(rows(30), outcomes.append)
+        await asyncio.to_thread(gate.inside.wait, PATIENCE_S)
+        for _ in range(2):
+            batcher.submit(rows(4), outcomes.append)
+        with pytest.raises(Overloaded) as refused:
+            batcher.submit(rows(1), outcomes.append)
+        assert refused.value.reason == reason and refused.value.retry_after_s >= 1
+        gate.go.set()
+        await batcher.close()
 
-    async def scenario() -> list[object]:
-        async with Batcher(run, max_batch_rows=4, max_queue_rows=8).running() as batcher:
-            running = asyncio.create_task(batcher.submit(np.ones((1, 1))))
-            await asyncio.sleep(0.05)
-            calls = [asyncio.create_task(batcher.submit(np.ones((4, 1)))) for _ in range(3)]
-            await asyncio.sleep(0.05)
-            release.set()
-            return await asyncio.gather(running, *calls, return_exceptions=True)
-
-    answers = asyncio.run(scenario())
-    assert [isinstance(answer, Overloaded) for answer in answers] == [False, False, False, True]
-
-
-def test_a_caller_that_went_away_costs_the_others_nothing() -> None:
-    seen: list[int] = []
-    release = threading.Event()
-
-    def run(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        seen.extend(raw[:, 0].tolist())
-        assert release.wait(10)
-        return double(raw)
-
-    async def scenario() -> object:
-        async with Batcher(run, max_batch_rows=100, max_queue_rows=1000).running() as batcher:
-            first = asyncio.create_task(batcher.submit(np.full((1, 1), 1)))
-            await asyncio.sleep(0.05)
-            gone = asyncio.create_task(batcher.submit(np.full((1, 1), 2)))
-            stays = asyncio.create_task(batcher.submit(np.full((1, 1), 3)))
-            await asyncio.sleep(0.05)
-            gone.cancel()
-            release.set()
-            await first
-            with pytest.raises(asyncio.CancelledError):
-                await gone
-            return await stays
-
-    logits, _ = asyncio.run(scenario())
-    assert logits.item() == 6
-    assert seen == [1, 3]
+    asyncio.run(scenario())
+    assert [len(outcome[0]) for outcome in outcomes if isinstance(outcome, tuple)] == [30, 4, 4]
 
 
-def test_leaving_answers_what_still_waits() -> None:
-    async def scenario() -> list[asyncio.Task]:
-        async with Batcher(double, max_batch_rows=2, max_queue_rows=100).running() as batcher:
-            tasks = [asyncio.create_task(batcher.submit(np.ones((2, 1)))) for _ in range(10)]
-            await asyncio.sleep(0)
-        return tasks
+def test_who_would_wait_too_long_by_the_pace_is_refused() -> None:
+    gate = Gate()
 
-    async def outer() -> None:
-        tasks = await scenario()
-        for logits, _ in await asyncio.wait_for(asyncio.gather(*tasks), 5):
-            assert (logits == 2).all()
+    async def scenario() -> None:
+        # 10 s for a row.
+        batcher = batcher_of(gate, batch_rows=1, batch_s=10, max_wait_s=25)
+        batcher.check_wait()
+        batcher.submit(rows(1), lambda _: None)
+        await asyncio.to_thread(gate.inside.wait, PATIENCE_S)
+        batcher.submit(rows(1), lambda _: None)
+        batcher.check_wait()
+        batcher.submit(rows(1), lambda _: None)
+        with pytest.raises(Overloaded) as refused:
+            batcher.check_wait()
+        assert refused.value.reason == "wait" and 25 < refused.value.retry_after_s <= 30
+        gate.go.set()
+        await batcher.close()
 
-    asyncio.run(outer())
+    asyncio.run(scenario())
+
+
+def test_a_lone_request_waits_for_others_and_a_full_batch_for_nobody() -> None:
+    seen = Seen()
+
+    async def scenario() -> None:
+        batcher = batcher_of(double, observer=seen, batch_rows=4, max_delay_s=1000.0)
+        calls = [asyncio.create_task(answer(batcher, rows(1))) for _ in range(3)]
+        await turn_until(lambda: batcher.queued_rows == 3)
+        await asyncio.sleep(0.02)
+        assert seen.rows == []
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(answer(batcher, rows(1)), *calls)
+            last = asyncio.create_task(answer(batcher, rows(1)))
+            await turn_until(lambda: batcher.queued_rows == 1)
+            # Nor does closing wait.
+            await batcher.close()
+            await last
+
+    asyncio.run(scenario())
+    assert seen.rows == [4, 1]
+
+
+def test_closing_answers_all_and_takes_nothing_more() -> None:
+    outcomes: list[Outcome] = []
+
+    async def scenario() -> None:
+        batcher = batcher_of(double, batch_rows=2)
+        for _ in range(10):
+            batcher.submit(rows(2), outcomes.append)
+        async with asyncio.timeout(PATIENCE_S):
+            await batcher.close()
+        assert len(outcomes) == 10
+        with pytest.raises(Overloaded, match="stopping"):
+            batcher.submit(rows(1), outcomes.append)
+
+    asyncio.run(scenario())
+    assert all((outcome[0] == 2).all() for outcome in outcomes if isinstance(outcome, tuple))
+
+
+def test_what_the_loop_does_between_batches_is_part_of_the_wait() -> None:
+    """Twenty rows of a millisecond each, of which the loop has time for one in twenty."""
+
+    async def scenario() -> None:
+        batcher = batcher_of(lambda raw: (time.sleep(0.001), double(raw))[1], on_loop=True,
+                             batch_rows=1, max_wait_s=0.1)  # fmt: skip
+        answered: list[Outcome] = []
+
+        def deliver(outcome: Outcome) -> None:
+            answered.append(outcome)
+            time.sleep(0.02)
+
+        for _ in range(20):
+            batcher.submit(rows(1), deliver)
+        batcher.check_wait()
+        await turn_until(lambda: len(answered) == 20)
+        for _ in range(20):
+            batcher.submit(rows(1), deliver)
+        with pytest.raises(Overloaded) as refused:
+            batcher.check_wait()
+        assert refused.value.reason == "wait"
+        await batcher.close()
+
+    asyncio.run(scenario())

@@ -1,0 +1,464 @@
+"""The server's side of an HTTP connection: limits for every request, a short way for predictions.
+
+uvicorn (with httptools, on uvloop) speaks HTTP and runs BentoML's app. This subclass of its
+protocol answers predictions without a task, a scope and layers of middleware for each, which cost
+several times what a small model does; and it holds every connection to sizes and times. Requests
+for anything else go on to the app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.parse
+from typing import Any, ClassVar
+
+import httptools
+from starlette.exceptions import HTTPException
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from serving.exchange import Exchange, Reply, error_reply
+from serving.overload import Overloaded
+from serving.tokens import Tokens
+from serving.worker import Worker
+
+_MAX_HEAD_BYTES = 64 * 1024
+# Requests that one connection may have waiting behind another.
+_MAX_PIPELINED = 4000
+# A body may take longer than its time while it comes at this rate.
+_SLOWEST_BYTES_S = 16 * 1024
+# A client that is sending a body reads no answer before it has sent it: so much and so long is
+# read and thrown away after a refusal, so that it sees the refusal and not a broken connection.
+_LINGER_BYTES = 128 * 2**20
+_LINGER_S = 5.0
+# Whoever watches over a service has no token.
+_OPEN = {"/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"}
+
+
+class Prediction(Exchange):
+    """A request to a prediction route, where uvicorn has a cycle for one to the app.
+
+    started: the requests before it on this connection are answered. complete: its body is in.
+    refusal: what it is answered with, whatever its body is.
+    """
+
+    __slots__ = (
+        "began", "chunks", "complete", "connection", "disconnected", "expects", "keep_alive",
+        "refusal", "size", "started",
+    )  # fmt: skip
+
+    def __init__(
+        self, connection: Connection, path: str, query: str, headers: dict[bytes, bytes]
+    ) -> None:
+        super().__init__(path, query, headers, b"")
+        self.connection = connection
+        self.began = connection.loop.time()
+        self.expects = connection.expect_100_continue
+        self.keep_alive = (
+            connection.parser.get_http_version() != "1.0" and connection.parser.should_keep_alive()
+        )
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.started = False
+        self.complete = False
+        self.refusal: Reply | None = None
+        self.disconnected = False
+
+    @property
+    def response_complete(self) -> bool:
+        """uvicorn's name for it."""
+        return self.answered
+
+    def send(self, reply: Reply) -> None:
+        """See `Exchange`."""
+        self.connection.respond(self, reply)
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. What all of them share is set once, before the process listens."""
+
+    worker: ClassVar[Worker]
+    tokens: ClassVar[Tokens | None] = None
+    # Without it predictions go through the app like all else, where BentoML traces them.
+    short_way: ClassVar[bool] = True
+    everyone: ClassVar[set[Connection]] = set()
+    _date: ClassVar[tuple[object, bytes]] = (None, b"")
+
+    # A Prediction, or uvicorn's own for a request to the app.
+    cycle: Any
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Refuse the connection where there are too many."""
+        super().connection_made(transport)
+        settings = self.worker.settings
+        self._deadline = self.loop.time() + settings.read_timeout_s
+        self._head_bytes = 0
+        self._in_body = False
+        self._app_bytes = 0
+        self._app_began = 0.0
+        self._lingered_bytes: int | None = None
+        # Whose answer comes next; `cycle` is the request that was parsed last.
+        self._turn: Any = None
+        self.everyone.add(self)
+        self.worker.metrics.counts.connections = len(self.everyone)
+        if len(self.everyone) > settings.max_connections:
+            self.worker.metrics.shed("connections")
+            message = f"{settings.max_connections} connections are open"
+            self._write(self._told(Overloaded("connections", message, 1.0)), keep_alive=False)
+            self._close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Drop what was asked for on this connection."""
+        self.everyone.discard(self)
+        self.worker.metrics.counts.connections = len(self.everyone)
+        for cycle in (self._turn, self.cycle, *(cycle for cycle, _ in self.pipeline)):
+            if isinstance(cycle, Prediction) and not cycle.answered:
+                cycle.cancel()
+                self._release(cycle)
+        self.pipeline.clear()
+        if self._turn is not self.cycle and self._turn and not isinstance(self._turn, Prediction):
+            self._turn.disconnected = True
+            self._turn.message_event.set()
+        self._turn = None
+        if isinstance(self.cycle, Prediction):
+            self.cycle = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, within limits."""
+        if self._lingered_bytes is not None:
+            self._lingered_bytes += len(data)
+            if self._lingered_bytes > _LINGER_BYTES:
+                self.transport.abort()
+                return
+        else:
+            # Of a head, and of what comes after a body.
+            self._head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("this is not HTTP, or damaged")
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            message = f"the head: expected at most {_MAX_HEAD_BYTES} bytes, found more"
+            self._refuse_connection(HTTPException(431, message))
+
+    def send_400_response(self, msg: str) -> None:
+        """What is not HTTP gets JSON all the same."""
+        self._refuse_connection(HTTPException(400, msg))
+
+    def _stay(self, rest: bytes) -> None:
+        """A request that offers another protocol is answered in this one, as it allows for.
+
+        The parser takes all that follows for the other protocol, the body too. Java's client
+        offers HTTP/2 so with each first request.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            self._refuse_connection(HTTPException(405, "CONNECT: this is no proxy"))
+            return
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.data_received(b"\r\n".join([*lines, b"", rest]))
+
+    # The parser calls these, in this order, for each request.
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        if self._is_free():
+            self._deadline = self.loop.time() + self.worker.settings.read_timeout_s
+
+    def on_headers_complete(self) -> None:
+        """Choose the way: a refusal, a prediction, or the app."""
+        if self.parser.should_upgrade():
+            return
+        self._head_bytes = 0
+        self._in_body = True
+        if self._lingered_bytes is not None or self.transport.is_closing():
+            return
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            self.transport.abort()
+            return
+        target, _, query = self.url.partition(b"?")
+        path = target.decode("latin-1")
+        if "%" in path:
+            path = urllib.parse.unquote(path)
+        headers = dict(self.headers)
+        refusal = self._refusal(path, headers)
+        if refusal is None and not self._is_prediction(path, headers):
+            self._to_app()
+            return
+        cycle = Prediction(self, path, query.decode("latin-1"), headers)
+        cycle.refusal = refusal
+        free = self._is_free() and not self.flow.write_paused
+        self.cycle = cycle
+        if free:
+            self._start(cycle)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body: counted, timed, kept."""
+        self._head_bytes = 0
+        cycle = self.cycle
+        if self._lingered_bytes is not None or self.transport.is_closing():
+            return
+        settings = self.worker.settings
+        if not isinstance(cycle, Prediction):
+            self._app_bytes += len(body)
+            self._extend(self._app_began, self._app_bytes)
+            if self._app_bytes > settings.max_body_bytes:
+                self._refuse_connection(self._too_large("more"))
+            else:
+                super().on_body(body)
+            return
+        if cycle.answered or cycle.refusal is not None:
+            return
+        cycle.chunks.append(body)
+        cycle.size += len(body)
+        self.worker.held_bytes += len(body)
+        if cycle.started:
+            self._extend(cycle.began, cycle.size)
+        if cycle.size > settings.max_body_bytes:
+            self._refuse(cycle, self._too_large("more"))
+        elif self.worker.held_bytes > settings.max_queue_bytes:
+            self.worker.metrics.shed("bytes")
+            message = f"requests of {self.worker.held_bytes} bytes are held"
+            self._refuse(cycle, Overloaded("bytes", message, 1.0))
+
+    def on_message_complete(self) -> None:
+        """A request's last byte."""
+        if self.parser.should_upgrade():
+            return
+        self._in_body = False
+        self._head_bytes = 0
+        if self._lingered_bytes is not None:
+            self._close()
+            return
+        if self.transport.is_closing():
+            return
+        cycle = self.cycle
+        if not isinstance(cycle, Prediction):
+            self._deadline = self.loop.time() + self.worker.settings.request_timeout_s + _LINGER_S
+            super().on_message_complete()
+            return
+        cycle.complete = True
+        chunks = cycle.chunks
+        cycle.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if cycle.started and not cycle.answered:
+            self._run(cycle)
+
+    def on_response_complete(self) -> None:
+        """The next request on this connection, if it is there already."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self._deadline = self.loop.time() + self.worker.settings.keep_alive_s
+        self._go_on()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: it gets no more of them."""
+        super().pause_writing()
+        if self._lingered_bytes is None:
+            self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self.flow.write_paused:
+            return
+        if self.pipeline:
+            # Not from here: a thousand requests that are refused at once would be a thousand deep.
+            self.loop.call_soon(self._start_next)
+        else:
+            self.flow.resume_reading()
+
+    def _start_next(self) -> None:
+        busy = self._turn is not None and not self._turn.response_complete
+        if self.pipeline and not busy and not self.transport.is_closing():
+            cycle, app = self.pipeline.pop()
+            # With many waiting, what more would come is left where it is.
+            if not self.pipeline:
+                self.flow.resume_reading()
+            self._start_asgi_task(cycle, app)
+
+    def respond(self, cycle: Prediction, reply: Reply) -> None:
+        """Write a prediction's reply; where its body has not come yet, wait for that first."""
+        self._release(cycle)
+        if self.transport.is_closing():
+            return
+        if not cycle.complete:
+            self._write(reply, keep_alive=False)
+            self._linger()
+            return
+        # While the process drains, callers are told to take their next request elsewhere.
+        keep_alive = cycle.keep_alive and not self.worker.draining
+        self._write(reply, keep_alive=keep_alive)
+        if not keep_alive:
+            self._close()
+        self.on_response_complete()
+
+    def expire(self, now: float) -> None:
+        """End what has taken too long; called every now and then. now: of the loop."""
+        if now < self._deadline:
+            return
+        cycle = self.cycle
+        if self.transport.is_closing():
+            # What was written is not read at the other end.
+            self.transport.abort()
+        elif self._lingered_bytes is not None:
+            self._close()
+        elif isinstance(cycle, Prediction) and not cycle.answered and cycle.complete:
+            seconds = self.worker.settings.request_timeout_s
+            self._refuse_connection(HTTPException(504, f"no answer within {seconds:g} s"))
+        elif cycle is not None and not cycle.response_complete and not self._in_body:
+            self.transport.abort()
+        elif self._in_body or self._head_bytes:
+            what = "body" if self._in_body else "head"
+            message = f"the {what}: expected it sooner, it came too slowly"
+            self._refuse_connection(HTTPException(408, message))
+        else:
+            self._close()
+
+    def _is_free(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _is_prediction(self, path: str, headers: dict[bytes, bytes]) -> bool:
+        return (
+            self.short_way
+            and self.parser.get_method() == b"POST"
+            and self.worker.takes(path)
+            and not headers.get(b"content-type", b"").lower().startswith(b"multipart/")
+        )
+
+    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> Reply | None:
+        """What the head alone is refused for."""
+        if self.tokens is not None and path not in _OPEN:
+            given = headers.get(b"authorization", b"")
+            if not self.tokens.accept(given):
+                expected = "Authorization: Bearer and a token of this service"
+                found = "another" if given else "none"
+                challenge = {"WWW-Authenticate": "Bearer"}
+                return self._told(
+                    HTTPException(401, f"expected {expected}, found {found}", challenge)
+                )
+        declared = headers.get(b"content-length")
+        # The parser has seen to it that this is a number.
+        if declared is not None and int(declared) > self.worker.settings.max_body_bytes:
+            return self._told(self._too_large(f"{int(declared)}"))
+        return None
+
+    def _told(self, error: Exception) -> Reply:
+        """What a caller is told who is refused before any route has the request; counted."""
+        reply = error_reply(error)
+        self.worker.metrics.request("refused", reply.status, 0.0)
+        return reply
+
+    def _too_large(self, found: str) -> HTTPException:
+        most = self.worker.settings.max_body_bytes
+        return HTTPException(413, f"the body: expected at most {most} bytes, found {found}")
+
+    def _to_app(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        self._app_bytes = 0
+        self._app_began = self.loop.time()
+        super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if isinstance(cycle, Prediction):
+            self._start(cycle)
+        else:
+            self._turn = cycle
+            super()._start_asgi_task(cycle, app)
+
+    def _start(self, cycle: Prediction) -> None:
+        """It is this request's turn."""
+        cycle.started = True
+        self._turn = cycle
+        if cycle.refusal is not None:
+            cycle.reply(cycle.refusal)
+        elif cycle.complete:
+            self._run(cycle)
+        else:
+            cycle.began = self.loop.time()
+            self._extend(cycle.began, cycle.size)
+            if cycle.expects:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _run(self, cycle: Prediction) -> None:
+        self._deadline = self.loop.time() + self.worker.settings.request_timeout_s
+        cycle.arrived = time.perf_counter()
+        self.worker.begin(cycle.path, cycle)
+
+    def _extend(self, began: float, size: int) -> None:
+        allowed_s = self.worker.settings.read_timeout_s + size / _SLOWEST_BYTES_S
+        self._deadline = began + allowed_s
+
+    def _refuse(self, cycle: Prediction, error: Exception) -> None:
+        """Answer this request so, at its turn."""
+        self._release(cycle)
+        cycle.refusal = self._told(error)
+        if cycle.started:
+            cycle.reply(cycle.refusal)
+
+    def _refuse_connection(self, error: Exception) -> None:
+        """Answer so if no other answer is under way, and end the connection."""
+        if self.transport.is_closing() or self._lingered_bytes is not None:
+            return
+        cycle = self._turn
+        if cycle is None or cycle.response_complete or isinstance(cycle, Prediction):
+            if isinstance(cycle, Prediction):
+                cycle.cancel()
+                self._release(cycle)
+            self._write(self._told(error), keep_alive=False)
+        else:
+            if not cycle.response_started:
+                self._write(self._told(error), keep_alive=False)
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if self._in_body:
+            self._linger()
+        else:
+            self._close()
+
+    def _release(self, cycle: Prediction) -> None:
+        """Its body is held no more."""
+        self.worker.held_bytes -= cycle.size
+        cycle.size = 0
+        cycle.chunks = []
+        # An idle connection keeps its last cycle.
+        cycle.body = b""
+        cycle.ticket = None
+
+    def _linger(self) -> None:
+        self._lingered_bytes = 0
+        self._deadline = self.loop.time() + _LINGER_S
+        self.flow.resume_reading()
+
+    def _close(self) -> None:
+        self._deadline = self.loop.time() + _LINGER_S
+        self.transport.close()
+
+    def _write(self, reply: Reply, *, keep_alive: bool) -> None:
+        defaults = self.server_state.default_headers
+        if self._date[0] is not defaults:
+            lines = [b"%s: %s\r\n" % header for header in defaults]
+            Connection._date = (defaults, b"".join(lines))
+        end = b"" if keep_alive else b"connection: close\r\n"
+        end += b"content-length: %d\r\n\r\n" % len(reply.body)
+        head = (STATUS_LINE[reply.status], self._date[1], reply.head, end, reply.body)
+        self.transport.write(b"".join(head))

@@ -1,0 +1,83 @@
+"""How long the model takes for so many rows, measured when it is opened and while it serves."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+
+import numpy as np
+
+# A size is measured until this is spent, and larger ones are not once a batch takes so long.
+_BUDGET_S = 0.03
+_LONGEST_BATCH_S = 0.1
+# A larger batch must answer rows this much faster to be worth the wait of those in it.
+_WORTH = 1.15
+# The weight of the last batch in the running factor.
+_WEIGHT = 0.05
+
+
+class Pace:
+    """Seconds of a batch by its rows, between the sizes that were measured a straight line."""
+
+    def __init__(self, rows: list[int], seconds: list[float]) -> None:
+        """rows: the sizes, ascending, from 1; seconds: of one batch of each."""
+        self._rows = rows
+        self._seconds = seconds
+        self._factor = 1.0
+
+    @classmethod
+    def measure(cls, run: Callable[[np.ndarray], object], rows: np.ndarray, largest: int) -> Pace:
+        """Run batches of 1, 2, 4, ... of these rows, [N, ...], up to the largest size."""
+        sizes: list[int] = []
+        seconds: list[float] = []
+        size = 1
+        while True:
+            batch = rows[np.arange(size) % len(rows)]
+            run(batch)
+            best, spent = float("inf"), 0.0
+            while spent < _BUDGET_S:
+                began = time.perf_counter()
+                run(batch)
+                best = min(best, time.perf_counter() - began)
+                spent += best
+            sizes.append(size)
+            seconds.append(best)
+            if size == largest or best >= _LONGEST_BATCH_S:
+                return cls(sizes, seconds)
+            size = min(size * 2, largest)
+
+    def best_batch_rows(self, short_s: float) -> int:
+        """The smallest batch that answers rows about as fast as any; a larger one if it is short.
+
+        Where twice the rows take twice the time, as a large network on a CPU does, a larger
+        batch only makes its first rows wait for its last.
+        """
+        sizes = list(zip(self._rows, self._seconds, strict=True))
+        good = _WORTH * min(seconds / rows for rows, seconds in sizes)
+        enough = next(rows for rows, seconds in sizes if seconds / rows <= good)
+        return max([enough, *(rows for rows, seconds in sizes if seconds <= short_s)])
+
+    def seconds(self, rows: int, batch_rows: int) -> float:
+        """Of so many rows, in batches of at most batch_rows, at the present pace."""
+        if rows < batch_rows:
+            return self._factor * self._measured(rows)
+        full, rest = divmod(rows, batch_rows)
+        return self._factor * (full * self._measured(batch_rows) + self._measured(rest))
+
+    def observe(self, rows: int, seconds: float, batch_rows: int) -> None:
+        """A batch took so long: a machine that others use too is slower than at the start."""
+        ratio = seconds * self._factor / self.seconds(rows, batch_rows)
+        self._factor += _WEIGHT * (min(ratio, 10.0) - self._factor)
+
+    def _measured(self, rows: int) -> float:
+        if rows == 0:
+            return 0.0
+        if rows >= self._rows[-1]:
+            return self._seconds[-1] * rows / self._rows[-1]
+        upper = bisect_left(self._rows, rows)
+        if self._rows[upper] == rows:
+            return self._seconds[upper]
+        low, high = self._rows[upper - 1], self._rows[upper]
+        share = (rows - low) / (high - low)
+        return self._seconds[upper - 1] + share * (self._seconds[upper] - self._seconds[upper - 1])

@@ -1,0 +1,83 @@
+"""How long a batch should take, from what was measured."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.pace import Pace
+
+SECONDS = st.floats(1e-6, 10, allow_nan=False)
+
+
+def test_sizes_double_up_to_the_largest_and_every_batch_fits() -> None:
+    sizes: list[int] = []
+
+    def run(raw: np.ndarray) -> None:
+        sizes.append(len(raw))
+        time.sleep(0.002)
+
+    pace = Pace.measure(run, np.zeros((3, 5)), 11)
+    assert sorted(set(sizes)) == [1, 2, 4, 8, 11]
+    assert pace.seconds(1, 11) >= 0.002
+
+
+def test_a_slow_model_is_not_measured_further() -> None:
+    sizes: set[int] = set()
+
+    def run(raw: np.ndarray) -> None:
+        sizes.add(len(raw))
+        time.sleep(0.12 if len(raw) > 1 else 0.001)
+
+    assert Pace.measure(run, np.zeros((1, 1)), 4096).seconds(4, 4) >= 0.24
+    assert sizes == {1, 2}
+
+
+def test_between_sizes_the_line_is_straight_and_beyond_them_too() -> None:
+    pace = Pace([1, 2, 4], [1.0, 1.5, 2.5])
+    assert [pace.seconds(n, 8) for n in (0, 1, 2, 3, 4)] == [0.0, 1.0, 1.5, 2.0, 2.5]
+    assert pace.seconds(6, 8) == pytest.approx(3.75)
+    # Two full batches of 4, and one row.
+    assert pace.seconds(9, 4) == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best"),
+    [
+        ([1.0, 1.0, 1.0], 4),  # a batch costs what a row costs
+        ([1.0, 2.0, 4.0], 1),  # rows cost the same in any batch
+        ([1.0, 1.2, 2.3], 2),  # 0.6 a row is about as good as 0.575
+    ],
+)
+def test_the_best_batch_is_the_smallest_that_is_about_as_fast(
+    seconds: list[float], best: int
+) -> None:
+    assert Pace([1, 2, 4], seconds).best_batch_rows(0.0) == best
+
+
+def test_a_batch_that_is_short_all_the_same_may_be_larger() -> None:
+    pace = Pace([1, 2, 4, 8], [1.0, 2.0, 4.0, 8.0])
+    assert [pace.best_batch_rows(short_s) for short_s in (0.5, 2.5, 4.0, 99.0)] == [1, 2, 4, 8]
+
+
+@given(measured=st.lists(SECONDS, min_size=3, max_size=3), batch_rows=st.integers(1, 4))
+def test_the_more_rows_the_longer_where_batches_are(measured: list[float], batch_rows: int) -> None:
+    pace = Pace([1, 2, 4], sorted(measured))
+    times = [pace.seconds(rows, batch_rows) for rows in range(0, 4 * batch_rows, batch_rows)]
+    assert times == sorted(times) and times[0] == 0
+
+
+def test_the_pace_follows_a_slower_machine_and_forgets_one_bad_batch() -> None:
+    pace = Pace([1, 4], [1.0, 4.0])
+    pace.observe(4, 4000.0, 4)
+    assert pace.seconds(4, 4) < 8
+    for _ in range(200):
+        pace.observe(2, 6.0, 4)
+    assert pace.seconds(2, 4) == pytest.approx(6.0, rel=0.01)
+    for _ in range(200):
+        pace.observe(1, 1.0, 4)
+    assert pace.seconds(4, 4) == pytest.approx(4.0, rel=0.01)
