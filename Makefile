@@ -35,13 +35,19 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # After a change of dependencies. Versions and hashes only: the index is each machine's own.
+# Those in serving/ are what a Bento installs: pyarrow and typer are for scoring and the command
+# line, and a machine without a GPU needs no onnxruntime-gpu, which is five times as large.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make lock"
+COMPILE_SERVING := $(COMPILE) --extra serve --constraint requirements.lock
 lock:
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--all-extras --group dev \
-		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--extra serve --constraint requirements.lock \
-		--custom-compile-command "make lock" pyproject.toml -o serving/requirements.lock
+	$(COMPILE) --all-extras --group dev pyproject.toml -o requirements.lock
+	printf 'pyarrow\ntyper\n' | $(COMPILE_SERVING) --excludes /dev/stdin \
+		pyproject.toml -o serving/requirements.lock
+	printf 'pyarrow\ntyper\nonnxruntime-gpu\n' | $(COMPILE_SERVING) --excludes /dev/stdin \
+		pyproject.toml serving/requirements-cpu.in -o serving/requirements-cpu.lock
+	printf 'pyarrow\ntyper\n' | $(COMPILE_SERVING) --excludes /dev/stdin --extra torch \
+		pyproject.toml -o serving/requirements-torch.lock
 
 clean:
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Literal, Optional
 
@@ -304,6 +305,30 @@ def serve(
     device: Annotated[
         Optional[DeviceChoice], typer.Option(help="By default $PARITYLINE_DEVICE, or auto.")
     ] = None,
+    workers: Annotated[
+        Optional[int],
+        typer.Option(min=1, help="Processes; by default one for each core, or CUDA device."),
+    ] = None,
+    watch: Annotated[
+        Optional[float],
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Look so often for a newly promoted version; by default on SIGHUP alone.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        Optional[str],
+        typer.Option(metavar="FILE", help="Ask for one of the bearer tokens in it, one a line."),
+    ] = None,
+    grace: Annotated[
+        Optional[float],
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="From SIGTERM, when /readyz says no, until connections are refused.",
+        ),
+    ] = None,
 ) -> None:
     """Serve a bundle over HTTP: the same service as `bentoml serve`.
 
@@ -312,7 +337,88 @@ def serve(
     with _extra("serve"):
         from serving.launch import launch
 
-    launch(bundle, host=host, port=port, backend=backend, device=device)
+    launch(
+        host=host,
+        port=port,
+        chosen={
+            "bundle": bundle,
+            "backend": backend,
+            "device": device,
+            "workers": workers,
+            "watch_s": watch,
+            "tokens": tokens,
+            "grace_s": grace,
+        },
+    )
+
+
+@app.command()
+def build(
+    bundle: BundleArgument,
+    backend: BackendOption = "onnx",
+    device: DeviceOption = "auto",
+    name: Annotated[
+        Optional[str], typer.Option("--name", help="The Bento's name; by default the bundle's.")
+    ] = None,
+    output: Annotated[
+        Optional[str], typer.Option("--output", metavar="FILE.bento", help="Write it there too.")
+    ] = None,
+) -> None:
+    """Pack the service and one bundle as a Bento, with only what serving that needs.
+
+    Example: `parityline build digits --device cpu`
+    """
+    from pathlib import Path
+
+    with _extra("serve"):
+        from serving.packing import build as build_bento
+
+    bento = build_bento(
+        bundle, backend=backend, device=device, name=name, output=Path(output) if output else None
+    )
+    _print(f"built: {bento.tag}, {bento.file_size / 1e6:.1f} MB ({bento.path})")
+    _print(f"next: bentoml serve {bento.tag}, or bentoml containerize {bento.tag}")
+
+
+@app.command()
+def push(
+    bundle: BundleArgument,
+    tag: Annotated[
+        Optional[str],
+        typer.Option("--tag", metavar="NAME:VERSION", help="By default the bundle's own."),
+    ] = None,
+) -> None:
+    """Copy a bundle into BentoML's model store, as plain files.
+
+    Example: `parityline push digits`
+    """
+    from artifacts.references import open_reference, store_path
+
+    with _extra("serve"):
+        from serving.model_store import push as push_bundle
+
+    pushed, new = push_bundle(open_reference(store_path(), bundle), tag)
+    _print(f"pushed: {pushed}" if new else f"{pushed} is there already, and as released")
+
+
+@app.command()
+def pull(
+    tag: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="In BentoML's model store.")],
+    promote: Annotated[bool, typer.Option("--promote", help="Make its name stand for it.")] = False,
+) -> None:
+    """Copy a pushed bundle from BentoML's model store into the store, verified.
+
+    Example: `parityline pull digits --promote`
+    """
+    from artifacts.references import store_path
+
+    with _extra("serve"):
+        from serving.model_store import pull as pull_bundle
+
+    pulled = pull_bundle(tag, store_path(), promote=promote)
+    _print(f"pulled: {pulled.manifest.reference} ({pulled.path})")
+    if promote:
+        _print(f"promoted: {pulled.manifest.name} now means this version")
 
 
 @app.command()
@@ -373,6 +479,8 @@ def _print(line: str) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 1."""
+    # BentoML tells its makers of what it is used for, unless this says no.
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     try:
         app()
     except Stopped as stopped:

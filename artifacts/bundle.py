@@ -144,15 +144,40 @@ def write_bundle(store: Path, draft: Manifest, files: Mapping[str, bytes]) -> Bu
     content["content_sha256"] = content_sha256(content)
     content["version"] = content["content_sha256"][:VERSION_LENGTH]
     text = json.dumps(content, indent=2) + "\n"
-    shelf = store / draft.name
-    target = shelf / content["version"]
+    return _release(store, draft.name, content["content_sha256"], files, text.encode())
+
+
+def copy_bundle(bundle: Bundle, store: Path) -> Bundle:
+    """The same bundle under `store/NAME/VERSION`, byte for byte, read back.
+
+    Every byte is verified before the copy appears. What is there already is verified and returned
+    as it is. Raises BundleError when the bundle changes meanwhile or the disk refuses; nothing is
+    left behind then.
+    """
+    manifest = bundle.manifest
+    try:
+        text = (bundle.path / MANIFEST).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{bundle.path / MANIFEST}: cannot be read: {error}") from error
+    files = {name: bundle.read(name) for name in manifest.files}
+    return _release(store, manifest.name, manifest.content_sha256, files, text)
+
+
+def _release(
+    store: Path, name: str, content_sha256: str, files: Mapping[str, bytes], manifest: bytes
+) -> Bundle:
+    """Write verified files and their manifest as one, unless they are there already."""
+    shelf = store / name
+    target = shelf / content_sha256[:VERSION_LENGTH]
     try:
         shelf.mkdir(parents=True, exist_ok=True)
         sync_directory(store)
         with _temporary_directory(shelf) as temporary:
-            for name, data in files.items():
-                _write_synced(temporary / name, data)
-            _write_synced(temporary / MANIFEST, text.encode())
+            for file, data in files.items():
+                _write_synced(temporary / file, data)
+            _write_synced(temporary / MANIFEST, manifest)
+            if read_manifest(temporary).content_sha256 != content_sha256:
+                raise BundleError(f"{target}: its manifest was changed while it was copied")
             sync_directory(temporary)
             with contextlib.suppress(FileExistsError):
                 _rename_new(temporary, target)
