@@ -122,11 +122,11 @@ def free_port() -> int:
 
 
 def start_server(log: Path, **environment: str) -> Server:
-    """`bentoml serve` with these variables, not waited for."""
+    """`bentoml serve` with these variables, not waited for, in a process group of its own."""
     port = free_port()
-    # BentoML keeps its metrics under its home, and each start empties them for everyone there.
-    home = log.parent / f"bentoml-{port}"
-    home.mkdir()
+    # One for all, as the services of one user have it.
+    home = log.parent / "bentoml"
+    home.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Classifier"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     with log.open("w") as output:
@@ -137,11 +137,15 @@ def start_server(log: Path, **environment: str) -> Server:
                 **os.environ,
                 "BENTOML_DO_NOT_TRACK": "true",
                 "BENTOML_HOME": str(home),
+                "PARITYLINE_DEVICE": "cpu",
+                "PARITYLINE_WORKERS": "1",
+                "PARITYLINE_GRACE_S": "0.1",
                 **environment,
             },
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
+            process_group=0,
         )
     return Server(f"http://127.0.0.1:{port}", process, log)
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from artifacts.bundle import Golden, read_bundle, write_bundle
 from artifacts.manifest import BUNDLE_FILES
 from artifacts.predictor import Predictor
 from artifacts.references import resolve
+from serving.supervisor import supervise
 from tests.answers import Serve, probabilities_in
 from tests.conftest import start_server, stop_server, wait_until_ready
 
@@ -26,7 +28,12 @@ from tests.conftest import start_server, stop_server, wait_until_ready
 def test_termination_answers_what_was_accepted_and_exits_with_0(
     store: Path, tmp_path: Path
 ) -> None:
-    server = start_server(tmp_path / "log", PARITYLINE_STORE=str(store), PARITYLINE_BUNDLE="digits")
+    server = start_server(
+        tmp_path / "log",
+        PARITYLINE_STORE=str(store),
+        PARITYLINE_BUNDLE="digits",
+        PARITYLINE_MAX_QUEUE_MS="60000",
+    )
     wait_until_ready(server)
     # 49 million pixels take a while to decode, so that these are under way when the signal comes.
     buffer = io.BytesIO()
@@ -44,19 +51,41 @@ def test_termination_answers_what_was_accepted_and_exits_with_0(
     assert server.process.wait(timeout=60) == 0
 
 
-def refused(tmp_path: Path, **environment: str) -> str:
-    """What `bentoml serve` says when it refuses to start; its exit status must not be 0."""
-    server = start_server(tmp_path / "refused.log", **environment)
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Refused:
+    """What the service says where it refuses to start, as before its workers are started."""
+
+    def refuse(**environment: str) -> str:
+        for name, value in {"PARITYLINE_DEVICE": "cpu", **environment}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as stop:
+            supervise({})
+        assert stop.value.code == 1
+        said = capfd.readouterr().err
+        assert said.startswith("error: ") and said.count("\n") == 1
+        return said
+
+    return refuse
+
+
+def test_a_service_that_is_refused_ends_with_one_line_and_status_1(
+    store: Path, tmp_path: Path
+) -> None:
+    server = start_server(
+        tmp_path / "log", PARITYLINE_STORE=str(store), PARITYLINE_BUNDLE="nothing"
+    )
     try:
         assert server.process.wait(timeout=90) == 1
     finally:
         server.process.kill()
     said = server.log.read_text()
-    assert "Traceback" not in said
-    return said
+    assert "error: no bundle named 'nothing'" in said and "Traceback" not in said
 
 
-def test_a_spoiled_bundle_is_not_served(store: Path, tmp_path: Path) -> None:
+def test_a_spoiled_bundle_is_not_served(store: Path, tmp_path: Path, refused: Refused) -> None:
     """Promises 3 and 7: tampered, missing, cut short, unknown, disagreeing."""
     source = read_bundle(resolve(store, "digits"))
     golden = source.golden()
@@ -81,28 +110,30 @@ def test_a_spoiled_bundle_is_not_served(store: Path, tmp_path: Path) -> None:
         spoil(target)
         cases[name] = target
     for message, path in cases.items():
-        said = refused(tmp_path, PARITYLINE_BUNDLE=str(path))
+        said = refused(PARITYLINE_BUNDLE=str(path))
         assert message in said, said
 
 
-def test_without_a_choice_the_names_are_listed(store: Path, tmp_path: Path) -> None:
-    said = refused(tmp_path, PARITYLINE_STORE=str(store), PARITYLINE_BUNDLE="")
+def test_without_a_choice_the_names_are_listed(store: Path, refused: Refused) -> None:
+    said = refused(PARITYLINE_STORE=str(store), PARITYLINE_BUNDLE="")
     assert "there are: breast-cancer, digits" in said
-    said = refused(tmp_path, PARITYLINE_STORE=str(store), PARITYLINE_BUNDLE="nothing")
-    assert "no bundle named 'nothing'" in said
 
 
-def test_a_device_or_setting_that_is_not_there_is_an_error(store: Path, tmp_path: Path) -> None:
+def test_a_device_or_setting_that_is_not_there_is_an_error(
+    store: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
     environment = {"PARITYLINE_STORE": str(store), "PARITYLINE_BUNDLE": "digits"}
-    said = refused(tmp_path, PARITYLINE_BACKEND="tensorrt", **environment)
+    said = refused(PARITYLINE_BACKEND="tensorrt", **environment)
     assert "PARITYLINE_BACKEND: expected one of onnx, torchscript, export, eager" in said
-    said = refused(tmp_path, PARITYLINE_MAX_BODY_BYTES="much", **environment)
+    monkeypatch.delenv("PARITYLINE_BACKEND")
+    said = refused(PARITYLINE_MAX_BODY_BYTES="much", **environment)
     assert "PARITYLINE_MAX_BODY_BYTES: expected a whole number" in said
-    said = refused(tmp_path, PARITYLINE_DEVICE="cuda", CUDA_VISIBLE_DEVICES="", **environment)
+    monkeypatch.delenv("PARITYLINE_MAX_BODY_BYTES")
+    said = refused(PARITYLINE_DEVICE="cuda", CUDA_VISIBLE_DEVICES="", **environment)
     assert "device cuda was asked for" in said
 
 
-@pytest.mark.parametrize("backend", ["torchscript", "eager"])
+@pytest.mark.parametrize("backend", ["torchscript", pytest.param("eager", marks=pytest.mark.slow)])
 def test_other_backends_answer_within_the_tolerance(
     store: Path, tmp_path: Path, digits: Predictor, backend: str
 ) -> None:
