@@ -212,14 +212,23 @@ def test_of_a_client_that_is_gone_nothing_stays_and_the_others_are_answered(
 
 
 def test_a_connection_with_too_many_requests_waiting_is_cut_off(
-    digits: Predictor, gate: Gate
+    digits: Predictor, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So few that they come in one piece: after a piece with requests that wait none is read.
+    monkeypatch.setattr("serving.connection._MAX_PIPELINED", 100)
     with listening(digits, run=gate) as server:
         with server.connect() as client:
-            with contextlib.suppress(OSError):
-                client.send(post("/predict", body_of(digits, 0)) + get("/livez") * 20_000)
-            server.wait_until(lambda: server.worker.model.batcher.queued_rows == 0)
-            server.wait_until(lambda: not server.connections)
+            client.send(post("/predict", body_of(digits)) + get("/model") * 100)
+            server.wait_until(lambda: any(len(c.pipeline) == 100 for c in server.connections))
+            gate.go.set()
+            assert is_answer(client.read(), digits)
+            assert all(client.read().status == 200 for _ in range(100))
+        server.wait_until_idle()
+        gate.go.clear()
+        with server.connect() as client:
+            client.send(post("/predict", body_of(digits)) + get("/model") * 101)
+            assert client.is_closed()
+        server.wait_until(lambda: not server.connections)
         gate.go.set()
         server.wait_until_idle()
 
