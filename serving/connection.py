@@ -17,10 +17,8 @@ import httptools
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serving.exchange import Exchange, Reply, error_reply
-from serving.overload import Overloaded
-from serving.tokens import Tokens
-from serving.worker import Worker
+from serving.admission import Admission
+from serving.exchange import Exchange, Reply
 
 _MAX_HEAD_BYTES = 64 * 1024
 # Requests that one connection may have waiting behind another.
@@ -31,8 +29,6 @@ _SLOWEST_BYTES_S = 16 * 1024
 # read and thrown away after a refusal, so that it sees the refusal and not a broken connection.
 _LINGER_BYTES = 128 * 2**20
 _LINGER_S = 5.0
-# Whoever watches over a service has no token.
-_OPEN = {"/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"}
 
 
 class Prediction(Exchange):
@@ -75,13 +71,9 @@ class Prediction(Exchange):
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. What all of them share is set once, before the process listens."""
+    """One connection. admission: of all of them; it is set before the process listens."""
 
-    worker: ClassVar[Worker]
-    tokens: ClassVar[Tokens | None] = None
-    # Without it predictions go through the app like all else, where BentoML traces them.
-    short_way: ClassVar[bool] = True
-    everyone: ClassVar[set[Connection]] = set()
+    admission: ClassVar[Admission]
     _date: ClassVar[tuple[object, bytes]] = (None, b"")
 
     # A Prediction, or uvicorn's own for a request to the app.
@@ -90,8 +82,9 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse the connection where there are too many."""
         super().connection_made(transport)
-        settings = self.worker.settings
-        self._deadline = self.loop.time() + settings.read_timeout_s
+        self.worker = self.admission.worker
+        self.settings = self.worker.settings
+        self._deadline = self.loop.time() + self.settings.read_timeout_s
         self._head_bytes = 0
         self._in_body = False
         self._app_bytes = 0
@@ -99,18 +92,14 @@ class Connection(HttpToolsProtocol):
         self._lingered_bytes: int | None = None
         # Whose answer comes next; `cycle` is the request that was parsed last.
         self._turn: Any = None
-        self.everyone.add(self)
-        self.worker.metrics.counts.connections = len(self.everyone)
-        if len(self.everyone) > settings.max_connections:
-            self.worker.metrics.shed("connections")
-            message = f"{settings.max_connections} connections are open"
-            self._write(self._told(Overloaded("connections", message, 1.0)), keep_alive=False)
+        refusal = self.admission.admit(self)
+        if refusal is not None:
+            self._write(refusal, keep_alive=False)
             self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop what was asked for on this connection."""
-        self.everyone.discard(self)
-        self.worker.metrics.counts.connections = len(self.everyone)
+        self.admission.leave(self)
         for cycle in (self._turn, self.cycle, *(cycle for cycle, _ in self.pipeline)):
             if isinstance(cycle, Prediction) and not cycle.answered:
                 cycle.cancel()
@@ -142,11 +131,11 @@ class Connection(HttpToolsProtocol):
             self.send_400_response("this is not HTTP, or damaged")
         if self._head_bytes > _MAX_HEAD_BYTES:
             message = f"the head: expected at most {_MAX_HEAD_BYTES} bytes, found more"
-            self._refuse_connection(HTTPException(431, message))
+            self._end(431, message)
 
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP gets JSON all the same."""
-        self._refuse_connection(HTTPException(400, msg))
+        self._end(400, msg)
 
     def _stay(self, rest: bytes) -> None:
         """A request that offers another protocol is answered in this one, as it allows for.
@@ -156,7 +145,7 @@ class Connection(HttpToolsProtocol):
         """
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if method == b"CONNECT":
-            self._refuse_connection(HTTPException(405, "CONNECT: this is no proxy"))
+            self._end(405, "CONNECT: this is no proxy")
             return
         lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode())]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
@@ -172,7 +161,7 @@ class Connection(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         if self._is_free():
-            self._deadline = self.loop.time() + self.worker.settings.read_timeout_s
+            self._deadline = self.loop.time() + self.settings.read_timeout_s
 
     def on_headers_complete(self) -> None:
         """Choose the way: a refusal, a prediction, or the app."""
@@ -190,8 +179,9 @@ class Connection(HttpToolsProtocol):
         if "%" in path:
             path = urllib.parse.unquote(path)
         headers = dict(self.headers)
-        refusal = self._refusal(path, headers)
-        if refusal is None and not self._is_prediction(path, headers):
+        refusal = self.admission.refuse_head(path, headers)
+        method = self.parser.get_method()
+        if refusal is None and not self.admission.is_prediction(method, path, headers):
             self._to_app()
             return
         cycle = Prediction(self, path, query.decode("latin-1"), headers)
@@ -210,12 +200,12 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         if self._lingered_bytes is not None or self.transport.is_closing():
             return
-        settings = self.worker.settings
         if not isinstance(cycle, Prediction):
             self._app_bytes += len(body)
             self._extend(self._app_began, self._app_bytes)
-            if self._app_bytes > settings.max_body_bytes:
-                self._refuse_connection(self._too_large("more"))
+            refusal = self.admission.refuse_body(self._app_bytes)
+            if refusal is not None:
+                self._refuse_connection(refusal)
             else:
                 super().on_body(body)
             return
@@ -226,12 +216,9 @@ class Connection(HttpToolsProtocol):
         self.worker.held_bytes += len(body)
         if cycle.started:
             self._extend(cycle.began, cycle.size)
-        if cycle.size > settings.max_body_bytes:
-            self._refuse(cycle, self._too_large("more"))
-        elif self.worker.held_bytes > settings.max_queue_bytes:
-            self.worker.metrics.shed("bytes")
-            message = f"requests of {self.worker.held_bytes} bytes are held"
-            self._refuse(cycle, Overloaded("bytes", message, 1.0))
+        refusal = self.admission.refuse_body(cycle.size) or self.admission.refuse_more()
+        if refusal is not None:
+            self._refuse(cycle, refusal)
 
     def on_message_complete(self) -> None:
         """A request's last byte."""
@@ -246,7 +233,7 @@ class Connection(HttpToolsProtocol):
             return
         cycle = self.cycle
         if not isinstance(cycle, Prediction):
-            self._deadline = self.loop.time() + self.worker.settings.request_timeout_s + _LINGER_S
+            self._deadline = self.loop.time() + self.settings.request_timeout_s + _LINGER_S
             super().on_message_complete()
             return
         cycle.complete = True
@@ -260,7 +247,7 @@ class Connection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self._deadline = self.loop.time() + self.worker.settings.keep_alive_s
+        self._deadline = self.loop.time() + self.settings.keep_alive_s
         self._go_on()
 
     def pause_writing(self) -> None:
@@ -320,54 +307,19 @@ class Connection(HttpToolsProtocol):
         elif self._lingered_bytes is not None:
             self._close()
         elif isinstance(cycle, Prediction) and not cycle.answered and cycle.complete:
-            seconds = self.worker.settings.request_timeout_s
-            self._refuse_connection(HTTPException(504, f"no answer within {seconds:g} s"))
+            seconds = self.settings.request_timeout_s
+            self._end(504, f"no answer within {seconds:g} s")
         elif cycle is not None and not cycle.response_complete and not self._in_body:
             self.transport.abort()
         elif self._in_body or self._head_bytes:
             what = "body" if self._in_body else "head"
             message = f"the {what}: expected it sooner, it came too slowly"
-            self._refuse_connection(HTTPException(408, message))
+            self._end(408, message)
         else:
             self._close()
 
     def _is_free(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
-
-    def _is_prediction(self, path: str, headers: dict[bytes, bytes]) -> bool:
-        return (
-            self.short_way
-            and self.parser.get_method() == b"POST"
-            and self.worker.takes(path)
-            and not headers.get(b"content-type", b"").lower().startswith(b"multipart/")
-        )
-
-    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> Reply | None:
-        """What the head alone is refused for."""
-        if self.tokens is not None and path not in _OPEN:
-            given = headers.get(b"authorization", b"")
-            if not self.tokens.accept(given):
-                expected = "Authorization: Bearer and a token of this service"
-                found = "another" if given else "none"
-                challenge = {"WWW-Authenticate": "Bearer"}
-                return self._told(
-                    HTTPException(401, f"expected {expected}, found {found}", challenge)
-                )
-        declared = headers.get(b"content-length")
-        # The parser has seen to it that this is a number.
-        if declared is not None and int(declared) > self.worker.settings.max_body_bytes:
-            return self._told(self._too_large(f"{int(declared)}"))
-        return None
-
-    def _told(self, error: Exception) -> Reply:
-        """What a caller is told who is refused before any route has the request; counted."""
-        reply = error_reply(error)
-        self.worker.metrics.request("refused", reply.status, 0.0)
-        return reply
-
-    def _too_large(self, found: str) -> HTTPException:
-        most = self.worker.settings.max_body_bytes
-        return HTTPException(413, f"the body: expected at most {most} bytes, found {found}")
 
     def _to_app(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -400,22 +352,22 @@ class Connection(HttpToolsProtocol):
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _run(self, cycle: Prediction) -> None:
-        self._deadline = self.loop.time() + self.worker.settings.request_timeout_s
+        self._deadline = self.loop.time() + self.settings.request_timeout_s
         cycle.arrived = time.perf_counter()
         self.worker.begin(cycle.path, cycle)
 
     def _extend(self, began: float, size: int) -> None:
-        allowed_s = self.worker.settings.read_timeout_s + size / _SLOWEST_BYTES_S
+        allowed_s = self.settings.read_timeout_s + size / _SLOWEST_BYTES_S
         self._deadline = began + allowed_s
 
-    def _refuse(self, cycle: Prediction, error: Exception) -> None:
+    def _refuse(self, cycle: Prediction, refusal: Reply) -> None:
         """Answer this request so, at its turn."""
         self._release(cycle)
-        cycle.refusal = self._told(error)
+        cycle.refusal = refusal
         if cycle.started:
-            cycle.reply(cycle.refusal)
+            cycle.reply(refusal)
 
-    def _refuse_connection(self, error: Exception) -> None:
+    def _refuse_connection(self, refusal: Reply) -> None:
         """Answer so if no other answer is under way, and end the connection."""
         if self.transport.is_closing() or self._lingered_bytes is not None:
             return
@@ -424,16 +376,21 @@ class Connection(HttpToolsProtocol):
             if isinstance(cycle, Prediction):
                 cycle.cancel()
                 self._release(cycle)
-            self._write(self._told(error), keep_alive=False)
+            self._write(refusal, keep_alive=False)
         else:
             if not cycle.response_started:
-                self._write(self._told(error), keep_alive=False)
+                self._write(refusal, keep_alive=False)
             cycle.disconnected = True
             cycle.message_event.set()
         if self._in_body:
             self._linger()
         else:
             self._close()
+
+    def _end(self, status: int, message: str) -> None:
+        """Refuse the connection for what is wrong with it."""
+        if not self.transport.is_closing() and self._lingered_bytes is None:
+            self._refuse_connection(self.admission.tell(HTTPException(status, message)))
 
     def _release(self, cycle: Prediction) -> None:
         """Its body is held no more."""

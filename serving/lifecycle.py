@@ -22,6 +22,7 @@ from types import FrameType
 from starlette.applications import Starlette
 
 from artifacts.predictor import open_bundle
+from serving.admission import Admission
 from serving.connection import Connection
 from serving.metrics import Metrics
 from serving.rundir import Report, RunDirectory
@@ -62,17 +63,18 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     prepared: Prepared = app.state.prepared
     directory = RunDirectory.of_environment() or RunDirectory.create()
     worker = Worker(prepared, settings, Metrics(directory.counts))
-    app.state.worker = Connection.worker = worker
-    Connection.tokens = Tokens(settings.tokens) if settings.tokens else None
+    app.state.worker = worker
+    tokens = Tokens(settings.tokens) if settings.tokens else None
     # With OpenTelemetry asked for, every request goes where BentoML traces it.
-    Connection.short_way = os.environ.get("OTEL_SDK_DISABLED", "true").lower() == "true"
+    short_way = os.environ.get("OTEL_SDK_DISABLED", "true").lower() == "true"
+    Connection.admission = admission = Admission(worker, tokens, short_way=short_way)
     sys.setswitchinterval(_SWITCH_S)
     _allow_files(settings.max_connections + _OTHER_FILES)
     _drain_on_sigterm(worker, settings.grace_s)
     freeze()
     directory.report(Report(worker.model.reference))
     tasks = [
-        asyncio.create_task(_watch_connections(worker)),
+        asyncio.create_task(_watch_connections(admission)),
         asyncio.create_task(_follow_orders(worker, directory, app.state.serves)),
     ]
     try:
@@ -115,25 +117,25 @@ def _drain_on_sigterm(worker: Worker, grace_s: float) -> None:
     signal.signal(signal.SIGINT, drain)
 
 
-async def _watch_connections(worker: Worker) -> None:
+async def _watch_connections(admission: Admission) -> None:
     """End what is late, look for new tokens, publish the counts."""
     ticks = 0
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(_TICK_S)
         now = loop.time()
-        for connection in list(Connection.everyone):
+        for connection in list(admission.connections):
             connection.expire(now)
         ticks += 1
         if ticks % _TICKS_A_WRITE == 0:
-            worker.counts()
+            admission.worker.counts()
             try:
-                worker.metrics.write()
+                admission.worker.metrics.write()
             except OSError as error:
                 # A full disk, or a directory that was cleaned up, ends no time limits.
                 _log.error("the counts could not be written: %s", error)
-            if Connection.tokens is not None:
-                Connection.tokens.refresh()
+            if admission.tokens is not None:
+                admission.tokens.refresh()
 
 
 async def _follow_orders(worker: Worker, directory: RunDirectory, serves: str) -> None:

@@ -19,6 +19,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from artifacts.predictor import Predictor
+from serving.admission import Admission
 from serving.connection import Connection
 from serving.lifecycle import _watch_connections
 from serving.metrics import Metrics
@@ -95,10 +96,11 @@ def listening(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         with tempfile.TemporaryDirectory() as counts:
             worker = Worker(prepared, Settings(**settings), Metrics(Path(counts)))
-            app.state.worker = Connection.worker = worker
-            Connection.tokens = Tokens(tokens) if tokens else None
+            app.state.worker = worker
+            admission = Admission(worker, Tokens(tokens) if tokens else None)
+            Connection.admission = admission
             started.append((worker, asyncio.get_running_loop()))
-            watch = asyncio.create_task(_watch_connections(worker))
+            watch = asyncio.create_task(_watch_connections(admission))
             yield
             assert not watch.done(), watch
             watch.cancel()
@@ -123,11 +125,10 @@ def listening(
                 time.sleep(0.005)
             worker, loop = started[0]
             port = listener.getsockname()[1]
-            yield Listening(port, worker, loop, Connection.everyone)
+            yield Listening(port, worker, loop, Connection.admission.connections)
         finally:
             server.should_exit = True
             thread.join(PATIENCE_S)
-            Connection.tokens = None
             assert not thread.is_alive()
 
 
