@@ -26,6 +26,9 @@ serve: $(READY)
 	@test -f "$${PARITYLINE_STORE:-artifacts/store}/digits/promoted" || $(BIN)/parityline train digits
 	PARITYLINE_BUNDLE=$${PARITYLINE_BUNDLE:-digits} $(BIN)/bentoml serve --port $(PORT)
 
+# Where no bytecode is to be written, each of the tests' many processes would compile what it
+# imports anew: half of the time.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: lint
 	$(BIN)/python -m pytest
 

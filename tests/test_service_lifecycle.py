@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import io
 import json
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from artifacts.bundle import Golden, read_bundle, write_bundle
 from artifacts.manifest import BUNDLE_FILES
@@ -23,33 +18,6 @@ from artifacts.references import resolve
 from serving.supervisor import supervise
 from tests.answers import Serve, probabilities_in
 from tests.conftest import start_server, stop_server, wait_until_ready
-
-
-def test_termination_answers_what_was_accepted_and_exits_with_0(
-    store: Path, tmp_path: Path
-) -> None:
-    server = start_server(
-        tmp_path / "log",
-        PARITYLINE_STORE=str(store),
-        PARITYLINE_BUNDLE="digits",
-        PARITYLINE_MAX_QUEUE_MS="60000",
-    )
-    wait_until_ready(server)
-    # 49 million pixels take a while to decode, so that these are under way when the signal comes.
-    buffer = io.BytesIO()
-    Image.new("1", (7000, 7000), 1).save(buffer, format="PNG", optimize=True)
-    with server.client() as client, concurrent.futures.ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: client.get("/livez"), range(4)))
-        calls = [
-            pool.submit(client.post, "/predict/image", content=buffer.getvalue()) for _ in range(4)
-        ]
-        time.sleep(0.3)
-        assert not all(call.done() for call in calls)
-        server.process.send_signal(signal.SIGTERM)
-        for call in calls:
-            assert call.result().status_code == 200
-    assert server.process.wait(timeout=60) == 0
-
 
 Refused = Callable[..., str]
 
