@@ -27,7 +27,7 @@ from benchmarks.peers import alone, servers, wires
 from benchmarks.peers.models import image_bodies, open_mlp, open_resnet, picture_bodies
 from benchmarks.peers.servers import Setting
 from benchmarks.results import machine, write
-from benchmarks.serving_load import Throughput, wrk
+from benchmarks.serving_load import Throughput, echo, wrk
 from benchmarks.serving_tables import (
     FLOOR,
     OURS,
@@ -36,6 +36,7 @@ from benchmarks.serving_tables import (
     Figures,
     recorded,
     side_by_side,
+    spread,
     under,
 )
 
@@ -113,7 +114,14 @@ def single(setting: Setting) -> tuple[list[str], dict]:
     ]
     found = in_turns(setting, mlp.bundle, entrants)
     title = f"One 28 x 28 image a request (784-128-64-10 MLP), {BODIES} different ones in turn"
-    return side_by_side(title, entrants, found, goal=1.5), recorded(found)
+    lines = side_by_side(title, entrants, found, goal=1.5)
+    echoes = [echo(setting.seconds) for _ in range(setting.rounds)]
+    lines.append(
+        "- A byte to another process and back, over loopback: p50 "
+        f"{spread([p50 for p50, _ in echoes], 3)}, p99/p50 "
+        f"{spread([p99 / p50 for p50, p99 in echoes], 1)}: the machine's own part of the above."
+    )
+    return lines, {**recorded(found), "echo_ms": echoes}
 
 
 def as_json(setting: Setting) -> tuple[list[str], dict]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import collections
 import json
+import multiprocessing
+import socket
 import subprocess
 import tempfile
 import time
@@ -85,6 +87,33 @@ def wrk(port: int, work: Work, *, connections: int, seconds: float) -> Throughpu
         p99_ms=found["p99_us"] / 1e3,
         errors=found["broken"] + found["refused"],
     )
+
+
+def echo(seconds: float) -> tuple[float, float]:
+    """p50 and p99, in ms, of a byte to another process and back over loopback: what waking up a
+    process costs here, before any server does anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        other = multiprocessing.get_context("fork").Process(target=_send_back, args=(listener,))
+        other.start()
+        found = []
+        with socket.create_connection(listener.getsockname()) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            until = time.perf_counter() + seconds
+            while (began := time.perf_counter()) < until:
+                connection.send(b"x")
+                connection.recv(1)
+                found.append(time.perf_counter() - began)
+        other.join()
+    p50, p99 = np.percentile(found, (50, 99)) * 1e3
+    return float(p50), float(p99)
+
+
+def _send_back(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with connection:
+        while byte := connection.recv(1):
+            connection.send(byte)
 
 
 @dataclass

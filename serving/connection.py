@@ -29,6 +29,9 @@ _SLOWEST_BYTES_S = 16 * 1024
 # read and thrown away after a refusal, so that it sees the refusal and not a broken connection.
 _LINGER_BYTES = 128 * 2**20
 _LINGER_S = 5.0
+# A caller that was refused and asks again at once hears of it no sooner than this. It would
+# otherwise take the processor from the model that it waits for, and have even more refused.
+_REFUSALS_APART_S = 0.02
 
 
 class Prediction(Exchange):
@@ -69,6 +72,17 @@ class Prediction(Exchange):
         """See `Exchange`."""
         self.connection.respond(self, reply)
 
+    def refuse(self, reply: Reply) -> None:
+        """See `Exchange`."""
+        connection = self.connection
+        now = connection.loop.time()
+        moment = max(now, connection.next_refusal)
+        connection.next_refusal = moment + _REFUSALS_APART_S
+        if moment > now:
+            connection.loop.call_at(moment, self.reply, reply)
+        else:
+            self.reply(reply)
+
 
 class Connection(HttpToolsProtocol):
     """One connection. admission: of all of them; it is set before the process listens."""
@@ -90,6 +104,7 @@ class Connection(HttpToolsProtocol):
         self._app_bytes = 0
         self._app_began = 0.0
         self._lingered_bytes: int | None = None
+        self.next_refusal = 0.0
         # Whose answer comes next; `cycle` is the request that was parsed last.
         self._turn: Any = None
         refusal = self.admission.admit(self)

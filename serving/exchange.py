@@ -93,6 +93,10 @@ class Exchange:
             self.answered = True
             self.send(reply)
 
+    def refuse(self, reply: Reply) -> None:
+        """Answer that there is no room for it."""
+        self.reply(reply)
+
     def cancel(self) -> None:
         """Nobody waits any more: its rows leave the queue."""
         self.answered = True

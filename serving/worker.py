@@ -29,9 +29,6 @@ _log = logging.getLogger("bentoml.parityline")
 _LARGE_ROWS = 512
 _MAX_DECODING = 64
 _RETIRED_CHECK_S = 0.05
-# A caller that is refused hears of it after this. One that asks again at once would otherwise take
-# the processor from the model that it waits for, and have even more refused.
-_REFUSAL_S = 0.02
 
 
 class Worker:
@@ -159,8 +156,8 @@ class Worker:
         seconds = time.perf_counter() - exchange.arrived
         self.metrics.request(exchange.route, reply.status, seconds)
         model.observer.answered(reply.status, seconds)
-        if isinstance(outcome, Overloaded) and not self.draining:
-            asyncio.get_running_loop().call_later(_REFUSAL_S, exchange.reply, reply)
+        if isinstance(outcome, Overloaded):
+            exchange.refuse(reply)
         else:
             exchange.reply(reply)
 

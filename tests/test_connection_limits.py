@@ -7,6 +7,7 @@ import gzip
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -231,6 +232,30 @@ def test_a_connection_with_too_many_requests_waiting_is_cut_off(
         server.wait_until(lambda: not server.connections)
         gate.go.set()
         server.wait_until_idle()
+
+
+def test_who_is_refused_and_asks_again_at_once_waits_for_the_next_refusal(
+    digits: Predictor, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.connection._REFUSALS_APART_S", 2.0)
+    with (
+        listening(digits, run=gate, max_queue_rows=1) as server,
+        server.connect() as running,
+        server.connect() as waiting,
+        server.connect() as again,
+    ):
+        running.send(post("/predict", body_of(digits)))
+        server.wait_until(lambda: gate.rows == 1)
+        waiting.send(post("/predict", body_of(digits)))
+        server.wait_until(lambda: server.worker.model.batcher.queued_rows == 1)
+        moments = [time.monotonic()]
+        for _ in range(2):
+            assert again.ask(post("/predict", body_of(digits))).status == 503
+            moments.append(time.monotonic())
+        assert moments[1] - moments[0] < 2.0 <= moments[2] - moments[1] + 0.1
+        gate.go.set()
+        assert is_answer(running.read(), digits) and is_answer(waiting.read(), digits)
+        assert is_answer(again.ask(post("/predict", body_of(digits))), digits)
 
 
 @pytest.mark.parametrize("request_of", [lambda d: post("/predict", body_of(d, 0, 250)),
