@@ -58,10 +58,12 @@ def decode_image(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS)
     transparency laid over white, RGB or grayscale (ITU-R 601-2 luma), and where the size differs
     from the model's an antialiased resize, and crop, as `spec` says.
 
-    Raises DataError for what is no such picture, is cut short, or has more than max_pixels.
+    Raises DataError for what is no such picture, is cut short, or has more than max_pixels, as it
+    is or on its way to the model's size.
     """
     with _damage_is_data_error(max_pixels):
         image = _open(data, max_pixels)
+    _check_cost(image, spec, max_pixels)
     return np.ascontiguousarray(_pixels(image, data, spec, max_pixels))
 
 
@@ -75,7 +77,7 @@ def decode_images(
     """Many pictures as uint8 [N, channels, height, width], with the rows that cannot be.
 
     encoded: None is a missing one. max_pixels: of each; max_total_pixels: of all together, for
-    requests, whose cost would otherwise have no bound.
+    requests, whose cost would otherwise have no bound. Both count `pixels_made`.
     Returns the array and, for each bad row, what is wrong with it (its pixels are 0 then).
     """
     raw = np.zeros((len(encoded), *spec.shape), dtype=np.uint8)
@@ -87,7 +89,7 @@ def decode_images(
                 raise DataError("the value is missing" if data is None else "expected bytes")
             with _damage_is_data_error(max_pixels):
                 image = _open(data, max_pixels)
-            total += image.width * image.height
+            total += _check_cost(image, spec, max_pixels)
             if max_total_pixels is not None and total > max_total_pixels:
                 raise DataError(
                     f"expected at most {max_total_pixels} pixels in all pictures together"
@@ -113,8 +115,32 @@ def read_header(file: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[
     return (height, width), image.mode in _GRAY_MODES
 
 
-def claimed_pixels(data: bytes) -> int | None:
-    """Width times height as a plain PNG or JPEG header says, in microseconds; None for all others.
+def pixels_made(size: tuple[int, int], spec: ImageInput) -> int:
+    """Of the largest picture on the way from one of this (width, height) to the model's input.
+
+    A picture of few pixels may be very long, and longer still as its shorter side is enlarged.
+    Whether its tag turns it is not known before it is decoded: the larger of both counts.
+    """
+    most = size[0] * size[1]
+    if spec.resize is None and size == (spec.width, spec.height):
+        return most
+    for width, height in (size, size[::-1]):
+        # Resized first from side to side, then from top to bottom.
+        if spec.resize is not None:
+            shorter = max(1, min(size))
+            wide, high = spec.resize * width // shorter, spec.resize * height // shorter
+            most = max(most, wide * height, wide * high)
+        elif spec.fit == "stretch":
+            most = max(most, spec.width * height, spec.width * spec.height)
+        else:
+            # Cut to the model's shape beforehand.
+            rows = min(height, width * spec.height // spec.width + 2)
+            most = max(most, spec.width * rows, spec.width * spec.height)
+    return most
+
+
+def claimed_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) as a plain PNG or JPEG header says, in microseconds; None for all others.
 
     It tells beforehand what decoding costs, not whether it succeeds: what is decoded is never
     larger, for a header that could be read in two ways is not a plain one.
@@ -124,16 +150,16 @@ def claimed_pixels(data: bytes) -> int | None:
         if len(data) < 24 or data.count(b"IHDR") > 1:
             return None
         width, height = struct.unpack_from(">II", data, 16)
-        return int(width * height)
-    pixels = None
+        return int(width), int(height)
+    size = None
     at = 2 if data.startswith(b"\xff\xd8") else len(data)
     while at + 9 <= len(data):
         start, marker, length = struct.unpack_from(">BBH", data, at)
         if start == 0xFF and marker == _SCAN:
-            return pixels
-        if start == 0xFF and marker in _FRAMES and pixels is None:
+            return size
+        if start == 0xFF and marker in _FRAMES and size is None:
             height, width = struct.unpack_from(">HH", data, at + 5)
-            pixels = height * width
+            size = (int(width), int(height))
         elif start != 0xFF or marker not in _SEGMENTS:
             return None
         at += 2 + length
@@ -179,6 +205,17 @@ def _open(data: bytes | BinaryIO, max_pixels: int) -> Image.Image:
             f"found {image.width} x {image.height}"
         )
     return image
+
+
+def _check_cost(image: Image.Image, spec: ImageInput, max_pixels: int) -> int:
+    """Its `pixels_made`. Raises DataError where that is more than max_pixels."""
+    made = pixels_made(image.size, spec)
+    if made > max_pixels:
+        raise DataError(
+            f"expected a picture of at most {max_pixels} pixels once it is resized, "
+            f"found {image.width} x {image.height}, which makes {made}"
+        )
+    return made
 
 
 def _pixels(image: Image.Image, data: bytes, spec: ImageInput, max_pixels: int) -> np.ndarray:

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from artifacts.inputs import CategoryColumn, Column, ImageInput, TableInput
-from artifacts.pixels import claimed_pixels, decode_image, decode_images, encode_png
+from artifacts.pixels import claimed_size, decode_image, decode_images, encode_png
 from benchmarks.results import machine, write
 from serving.wire import RequestDecoder, response_encoder
 
@@ -44,7 +44,7 @@ def main() -> None:
             "over the inputs.",
             "",
             "| picture, microseconds | `decode_image` | of a request | Pillow to an array, neither "
-            "resized nor looked at | `claimed_pixels` |",
+            "resized nor looked at | `claimed_size` |",
             "|---|---|---|---|---|",
             *pictures(folder, rng),
             "",
@@ -81,7 +81,7 @@ def pictures(folder: Path, rng: np.random.Generator) -> list[str]:
             lambda data, spec=spec: decode_image(data, spec),
             lambda data, spec=spec: decode_images([data], spec, max_total_pixels=10**8),
             by_pillow,
-            claimed_pixels,
+            claimed_size,
         )
         lines.append(f"| {name} | {ours:.0f} | {together:.0f} | {pillow:.0f} | {claimed:.1f} |")
     return lines

@@ -16,7 +16,7 @@ import numpy as np
 from artifacts.errors import DataError
 from artifacts.inputs import ImageInput
 from artifacts.manifest import Manifest
-from artifacts.pixels import claimed_pixels, decode_images
+from artifacts.pixels import claimed_size, decode_images, pixels_made
 from serving.compression import compress, inflate
 from serving.exchange import Exchange, Reply
 from serving.oip import InferenceProtocol, InferRequest
@@ -79,7 +79,8 @@ class Predict:
         return (
             len(exchange.body) > _LARGE_BYTES
             or b"content-encoding" in exchange.headers
-            or (self._takes_pictures and b'"b64"' in exchange.body)
+            # Pixels as numbers have no strings; with an escape the key may be written otherwise.
+            or (self._takes_pictures and (b'"b64"' in exchange.body or b"\\" in exchange.body))
         )
 
     def decode(self, exchange: Exchange) -> tuple[np.ndarray, int | None]:
@@ -119,8 +120,10 @@ class PredictImage:
         body = exchange.body
         if exchange.files is not None or len(body) > _SMALL_FILE_BYTES:
             return True
-        pixels = claimed_pixels(body)
-        return pixels is None or pixels > _SMALL_PIXELS or b"content-encoding" in exchange.headers
+        size = claimed_size(body)
+        if size is None or b"content-encoding" in exchange.headers:
+            return True
+        return pixels_made(size, self._spec) > _SMALL_PIXELS
 
     def decode(self, exchange: Exchange) -> tuple[np.ndarray, int | None]:
         """See `Endpoint`; remembers top_k."""
@@ -150,16 +153,22 @@ class Infer:
 
     route = "/v2/infer"
 
-    def __init__(self, protocol: InferenceProtocol, max_body_bytes: int) -> None:
+    def __init__(
+        self, manifest: Manifest, protocol: InferenceProtocol, max_body_bytes: int
+    ) -> None:
         self._protocol = protocol
         self._max_body_bytes = max_body_bytes
+        self._takes_pictures = isinstance(manifest.input, ImageInput)
 
     def takes_long(self, exchange: Exchange) -> bool:
-        """Binary tensors are taken as they are; long JSON is not."""
+        """Pixels as a binary tensor are taken as they are; long JSON and cells are not."""
         if b"content-encoding" in exchange.headers:
             return True
-        binary = b"inference-header-content-length" in exchange.headers
-        return not binary and len(exchange.body) > _LARGE_BYTES
+        if len(exchange.body) <= _LARGE_BYTES:
+            return False
+        length = exchange.headers.get(b"inference-header-content-length", b"")
+        is_short = re.fullmatch(rb"[0-9]{1,5}", length) and int(length) <= _LARGE_BYTES
+        return not (is_short and self._takes_pictures)
 
     def decode(self, exchange: Exchange) -> tuple[np.ndarray, tuple[InferRequest, bytes]]:
         """See `Endpoint`; remembers the request and the encodings that its caller takes."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import struct
 import zlib
 
@@ -17,10 +18,11 @@ from artifacts.errors import DataError
 from artifacts.inputs import ImageInput
 from artifacts.pixels import (
     check_pixels,
-    claimed_pixels,
+    claimed_size,
     decode_image,
     decode_images,
     encode_png,
+    pixels_made,
     read_header,
 )
 
@@ -165,7 +167,7 @@ def same_as_pillow(data: bytes) -> bool:
         found = decode_image(data, ImageInput(channels=channels, height=height, width=width))
         assert found.flags.c_contiguous
         np.testing.assert_array_equal(found, expected)
-        assert claimed_pixels(data) in (None, height * width)
+        assert claimed_size(data) in (None, (width, height), (height, width))
     return expected is not None
 
 
@@ -241,16 +243,62 @@ def test_a_picture_is_decoded_alone_as_among_others() -> None:
 
 def test_a_headers_claim_is_what_is_decoded_or_unknown() -> None:
     image = Image.new("RGB", (30, 20))
-    assert claimed_pixels(encoded(image)) == claimed_pixels(encoded(image, "JPEG")) == 600
-    assert claimed_pixels(encoded(image, "JPEG", progressive=True, comment=b"x" * 99)) == 600
-    assert claimed_pixels(encoded(image, "WEBP")) is None
+    assert claimed_size(encoded(image)) == claimed_size(encoded(image, "JPEG")) == (30, 20)
+    told = claimed_size(encoded(image, "JPEG", progressive=True, comment=b"x" * 99))
+    assert told == (30, 20)
+    assert claimed_size(encoded(image, "WEBP")) is None
     jpeg = encoded(image, "JPEG")
     frame = jpeg.index(b"\xff\xc0")
     for data in (b"", b"\xff\xd8", jpeg[: frame + 4], b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0"):
-        assert claimed_pixels(data) is None
+        assert claimed_size(data) is None
     # Two claims: Pillow believes the last.
     small, large = png_claiming(8, 8), png_claiming(900, 900)
     twice = small[:33] + large[8:]
-    assert read_header(io.BytesIO(twice))[0] == (900, 900) and claimed_pixels(twice) is None
+    assert read_header(io.BytesIO(twice))[0] == (900, 900) and claimed_size(twice) is None
     twice = jpeg[:frame] + encoded(Image.new("RGB", (900, 900)), "JPEG")[frame:][:19] + jpeg[frame:]
-    assert claimed_pixels(twice) is None
+    assert claimed_size(twice) is None
+
+
+SPECS = (
+    ImageInput(channels=3, height=5, width=7),
+    ImageInput(channels=1, height=7, width=5, fit="stretch"),
+    ImageInput(channels=3, height=5, width=7, resize=11),
+    ImageInput(channels=1, height=6, width=6, resize=6, interpolation="bicubic"),
+)
+
+
+@given(width=st.integers(1, 90), height=st.integers(1, 90), tag=st.sampled_from([1, 6]))
+def test_no_picture_on_the_way_is_larger_than_was_counted(
+    width: int, height: int, tag: int
+) -> None:
+    image = Image.new("L", (width, height))
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    data = encoded(image, exif=exif)
+    resize = Image.Image.resize
+    made: list[int] = []
+
+    def watched(self: Image.Image, size: tuple[int, int], *given: object, **options: object):
+        box = options.get("box")
+        rows = self.height if box is None else math.ceil(box[3]) - math.floor(box[1])
+        made.extend((size[0] * rows, size[0] * size[1]))
+        return resize(self, size, *given, **options)
+
+    for spec in SPECS:
+        made.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Image.Image, "resize", watched)
+            decode_image(data, spec)
+        assert max(made, default=0) <= pixels_made((width, height), spec)
+
+
+@pytest.mark.parametrize("spec", SPECS[1:3])
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (1, 3_000_000)])
+def test_a_few_bytes_do_not_become_gigabytes(spec: ImageInput, size: tuple[int, int]) -> None:
+    """Resized, the longer side of a line would be as much longer as the shorter one is wider."""
+    data = encoded(Image.new("L", size))
+    most = 100_000
+    with pytest.raises(DataError, match="at most 100000 pixels"):
+        decode_image(data, spec, max_pixels=most)
+    raw, bad = decode_images([data], spec, max_pixels=10**10, max_total_pixels=most)
+    assert not raw.any() and "in all pictures together" in bad[0]

@@ -103,13 +103,14 @@ def test_pictures_are_decoded_beside_the_event_loop(
             body = {"instances": [{"b64": base64.b64encode(png).decode()}]}
             for response in (
                 await client.post("/predict", json=body),
+                await client.post("/predict", content=json.dumps(body).replace("64", "\\u00364")),
                 await client.post("/predict/image", content=png),
                 await client.post("/predict/image", files=[("files", ("a.png", png))]),
             ):
                 assert response.status_code == 200, response.text
 
     asyncio.run(scenario())
-    assert len(threads) == 3 and all(name.startswith("decode") for name in threads)
+    assert len(threads) == 4 and all(name.startswith("decode") for name in threads)
 
 
 def test_all_pictures_of_a_request_together_are_limited_on_every_route(
