@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from artifacts.bound import BoundSession, faster
+from artifacts.bound import ALONE_ON_CUDA, BoundSession, faster
 from artifacts.bundle import Bundle
 from artifacts.devices import Device
 from artifacts.errors import BundleError, DeviceError
@@ -84,7 +84,8 @@ def open_onnx(payload: bytes, device: Device, threads: int = 1) -> Model:
             onnxruntime.preload_dlls()
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
     try:
-        session = onnxruntime.InferenceSession(payload, options, providers=providers)
+        with ALONE_ON_CUDA:
+            session = onnxruntime.InferenceSession(payload, options, providers=providers)
     # ONNX Runtime's exceptions share no base below Exception.
     except Exception as error:
         raise BundleError(f"{ONNX}: cannot load it on {device}: {_first_line(error)}") from error
@@ -101,7 +102,11 @@ def open_onnx(payload: bytes, device: Device, threads: int = 1) -> Model:
         logits, probabilities = session.run(outputs, {name: raw})
         return logits, probabilities
 
-    return run if device == "cpu" else _with_graphs(payload, options, run)
+    def run_alone(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with ALONE_ON_CUDA:
+            return run(raw)
+
+    return run if device == "cpu" else _with_graphs(payload, options, run_alone)
 
 
 def _with_graphs(payload: bytes, options: Any, plain: Model) -> Model:
@@ -110,7 +115,8 @@ def _with_graphs(payload: bytes, options: Any, plain: Model) -> Model:
 
     provider = ("CUDAExecutionProvider", {"use_tf32": "0", "enable_cuda_graph": "1"})
     try:
-        session = onnxruntime.InferenceSession(payload, options, providers=[provider])
+        with ALONE_ON_CUDA:
+            session = onnxruntime.InferenceSession(payload, options, providers=[provider])
         source = session.get_inputs()[0]
         dtype = np.uint8 if source.type == "tensor(uint8)" else np.float64
         row = np.zeros((1, *source.shape[1:]), dtype=dtype)

@@ -9,6 +9,7 @@ See ONNX Runtime's documentation on I/O binding and on the CUDA provider's enabl
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 
 Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+# While a graph is recorded, whatever another thread asks of the device would spoil it.
+ALONE_ON_CUDA = threading.Lock()
 
 # Of larger batches the kernels take longer than their launches.
 LARGEST = 64
@@ -39,14 +43,16 @@ class BoundSession:
         """raw: [N, *input shape], 1 <= N <= LARGEST -> logits, probabilities, float32 [N, K]."""
         size = 1 << (len(raw) - 1).bit_length()
         if size not in self._bound:
-            self._bound[size] = self._bind(size, raw)
+            with ALONE_ON_CUDA:
+                self._bound[size] = self._bind(size, raw)
         binding, buffer, outputs = self._bound[size]
         filled = np.zeros((size, *raw.shape[1:]), dtype=raw.dtype)
         filled[: len(raw)] = raw
-        buffer.update_inplace(filled)
-        self._session.run_with_iobinding(binding, _options(size))
-        # On a CPU an output's array is the buffer itself, which the next call overwrites.
-        logits, probabilities = (np.array(output.numpy()[: len(raw)]) for output in outputs)
+        with ALONE_ON_CUDA:
+            buffer.update_inplace(filled)
+            self._session.run_with_iobinding(binding, _options(size))
+            # On a CPU an output's array is the buffer itself, which the next call overwrites.
+            logits, probabilities = (np.array(output.numpy()[: len(raw)]) for output in outputs)
         return logits, probabilities
 
     def _bind(self, size: int, raw: np.ndarray) -> tuple[Any, Any, list[Any]]:

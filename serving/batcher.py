@@ -13,7 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -105,11 +105,12 @@ class Batcher:
         pace: Pace,
         on_loop_s: float,
         observer: Observer,
+        thread: Executor,
     ) -> None:
         """run: raw [N, ...] -> logits and probabilities [N, K], N <= batch_rows.
 
         on_loop_s: a batch that takes no longer runs on the event loop's thread, as handing it to
-        another takes as long as a small network; 0: never.
+        another takes as long as a small network; 0: never. thread: for what takes longer; one.
         """
         self._run = run
         self._limits = limits
@@ -129,7 +130,7 @@ class Batcher:
         self._closing = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._thread = thread
 
     def check_wait(self, before: int = 0, before_s: float = 0.0) -> None:
         """Raise Overloaded where a request that came now would wait too long.

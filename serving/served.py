@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -22,7 +23,7 @@ from serving.wire import RequestDecoder, response_encoder
 # A batch that takes no longer runs on the event loop's own thread.
 _ON_LOOP_S = 0.002
 # Without a setting, what waits is at most so many batches, and never less than this.
-_QUEUE_BATCHES = 40
+_QUEUE_BATCHES = 25
 _QUEUE_S = 0.05
 
 
@@ -69,18 +70,25 @@ class ServedModel:
         )
 
 
+def model_thread() -> ThreadPoolExecutor:
+    """One thread, for a model that takes too long for the event loop's."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A predictor that is warm, its pace measured: ready for a worker to take up."""
 
     predictor: Predictor
     pace: Pace
+    thread: ThreadPoolExecutor = field(default_factory=model_thread)
 
 
-def prepare(predictor: Predictor) -> Prepared:
+def prepare(predictor: Predictor, thread: ThreadPoolExecutor) -> Prepared:
     """Warm it up and measure its pace. Takes a second; may run beside a loop that serves."""
     raw = predictor.golden.raw
-    return Prepared(predictor, Pace.measure(predictor.run, raw, predictor.manifest.max_batch_size))
+    pace = Pace.measure(predictor.run, raw, predictor.manifest.max_batch_size)
+    return Prepared(predictor, pace, thread)
 
 
 def serve_model(prepared: Prepared, settings: Settings, metrics: Metrics) -> ServedModel:
@@ -105,13 +113,14 @@ def serve_model(prepared: Prepared, settings: Settings, metrics: Metrics) -> Ser
         # A device works while the loop goes on.
         on_loop_s=_ON_LOOP_S if predictor.device == "cpu" else 0.0,
         observer=observer,
+        thread=prepared.thread,
     )
     max_rows = _max_rows(predictor, settings)
     protocol = InferenceProtocol(manifest, max_rows=max_rows)
     encode = response_encoder(manifest)
     decoder = RequestDecoder(manifest, max_rows=max_rows, max_pixels=settings.max_pixels)
     predict = Predict(manifest, decoder, encode, settings.max_body_bytes)
-    infer = Infer(protocol, settings.max_body_bytes)
+    infer = Infer(manifest, protocol, settings.max_body_bytes)
     model_path = f"/v2/models/{manifest.name}"
     endpoints: dict[str, Endpoint] = {
         "/predict": predict,

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -72,6 +73,7 @@ def batcher_of(
         pace=Pace([1], [batch_s]),
         on_loop_s=1e9 if on_loop else 0.0,
         observer=observer or Seen(),
+        thread=ThreadPoolExecutor(1, "model"),
     )
 
 
