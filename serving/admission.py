@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 _OPEN = {"/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"}
 
 
+def _is_readable(value: bytes) -> bool:
+    """As OpenTelemetry reads a header: UTF-8, otherwise Latin-1 with escapes."""
+    for encoding in ("utf-8", "unicode_escape"):
+        try:
+            value.decode(encoding)
+            return True
+        except UnicodeDecodeError:
+            pass
+    return False
+
+
 class Admission:
     """What all connections of a process share. connections: those that are open."""
 
@@ -70,6 +81,12 @@ class Admission:
         # The parser has seen to it that this is a number.
         declared = int(headers.get(b"content-length", b"0"))
         return self._too_large(f"{declared}") if declared > self._most_bytes else None
+
+    def refuse_for_app(self, headers: dict[bytes, bytes]) -> Reply | None:
+        """What BentoML's middleware would fail at."""
+        if all(map(_is_readable, headers.values())):
+            return None
+        return self.tell(HTTPException(400, "the head: expected headers in UTF-8"))
 
     def refuse_body(self, size: int) -> Reply | None:
         """What a body is refused for of which so many bytes have come."""

@@ -25,6 +25,8 @@ _MAX_HEAD_BYTES = 64 * 1024
 _MAX_PIPELINED = 4000
 # A body may take longer than its time while it comes at this rate.
 _SLOWEST_BYTES_S = 16 * 1024
+# Smaller pieces of a body are put together as they come.
+_SMALL_PIECE_BYTES = 1024
 # A client that is sending a body reads no answer before it has sent it: so much and so long is
 # read and thrown away after a refusal, so that it sees the refusal and not a broken connection.
 _LINGER_BYTES = 128 * 2**20
@@ -42,8 +44,8 @@ class Prediction(Exchange):
     """
 
     __slots__ = (
-        "began", "chunks", "complete", "connection", "disconnected", "expects", "keep_alive",
-        "refusal", "size", "started",
+        "began", "chunks", "complete", "connection", "disconnected", "expects", "is_head",
+        "keep_alive", "refusal", "size", "started",
     )  # fmt: skip
 
     def __init__(
@@ -53,10 +55,11 @@ class Prediction(Exchange):
         self.connection = connection
         self.began = connection.loop.time()
         self.expects = connection.expect_100_continue
+        self.is_head = connection.parser.get_method() == b"HEAD"
         self.keep_alive = (
             connection.parser.get_http_version() != "1.0" and connection.parser.should_keep_alive()
         )
-        self.chunks: list[bytes] = []
+        self.chunks: list[bytes | bytearray] = []
         self.size = 0
         self.started = False
         self.complete = False
@@ -103,6 +106,8 @@ class Connection(HttpToolsProtocol):
         self._in_body = False
         self._app_bytes = 0
         self._app_began = 0.0
+        # Of the bodies of all its requests that went to the app, until they are all answered.
+        self._app_held = 0
         self._lingered_bytes: int | None = None
         self.next_refusal = 0.0
         # Whose answer comes next; `cycle` is the request that was parsed last.
@@ -120,6 +125,7 @@ class Connection(HttpToolsProtocol):
                 cycle.cancel()
                 self._release(cycle)
         self.pipeline.clear()
+        self._release_app()
         if self._turn is not self.cycle and self._turn and not isinstance(self._turn, Prediction):
             self._turn.disconnected = True
             self._turn.message_event.set()
@@ -138,10 +144,15 @@ class Connection(HttpToolsProtocol):
         else:
             # Of a head, and of what comes after a body.
             self._head_bytes += len(data)
+        pieces = [memoryview(data)]
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._stay(data[upgrade.args[0] :])
+            while pieces:
+                piece = pieces.pop()
+                try:
+                    self.parser.feed_data(piece)
+                except httptools.HttpParserUpgrade as upgrade:
+                    head = self._stay()
+                    pieces = [piece[upgrade.args[0] :], memoryview(head)] if head else []
         except httptools.HttpParserError:
             self.send_400_response("this is not HTTP, or damaged")
         if self._head_bytes > _MAX_HEAD_BYTES:
@@ -152,21 +163,22 @@ class Connection(HttpToolsProtocol):
         """What is not HTTP gets JSON all the same."""
         self._end(400, msg)
 
-    def _stay(self, rest: bytes) -> None:
+    def _stay(self) -> bytes | None:
         """A request that offers another protocol is answered in this one, as it allows for.
 
-        The parser takes all that follows for the other protocol, the body too. Java's client
-        offers HTTP/2 so with each first request.
+        The parser takes all that follows for the other protocol, the body too; a new one is to
+        read the head that this returns, then what follows. Java's client offers HTTP/2 so with
+        each first request.
         """
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if method == b"CONNECT":
             self._end(405, "CONNECT: this is no proxy")
-            return
+            return None
         lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode())]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.data_received(b"\r\n".join([*lines, b"", rest]))
+        return b"\r\n".join([*lines, b"", b""])
 
     # The parser calls these, in this order, for each request.
 
@@ -197,8 +209,10 @@ class Connection(HttpToolsProtocol):
         refusal = self.admission.refuse_head(path, headers)
         method = self.parser.get_method()
         if refusal is None and not self.admission.is_prediction(method, path, headers):
-            self._to_app()
-            return
+            refusal = self.admission.refuse_for_app(headers)
+            if refusal is None:
+                self._to_app()
+                return
         cycle = Prediction(self, path, query.decode("latin-1"), headers)
         cycle.refusal = refusal
         free = self._is_free() and not self.flow.write_paused
@@ -218,7 +232,9 @@ class Connection(HttpToolsProtocol):
         if not isinstance(cycle, Prediction):
             self._app_bytes += len(body)
             self._extend(self._app_began, self._app_bytes)
-            refusal = self.admission.refuse_body(self._app_bytes)
+            self._app_held += len(body)
+            self.worker.held_bytes += len(body)
+            refusal = self.admission.refuse_body(self._app_bytes) or self.admission.refuse_more()
             if refusal is not None:
                 self._refuse_connection(refusal)
             else:
@@ -226,7 +242,14 @@ class Connection(HttpToolsProtocol):
             return
         if cycle.answered or cycle.refusal is not None:
             return
-        cycle.chunks.append(body)
+        chunks = cycle.chunks
+        # Pieces of a few bytes, each an object of its own, would take many times what is counted.
+        if not chunks or len(body) >= _SMALL_PIECE_BYTES:
+            chunks.append(body)
+        elif isinstance(chunks[-1], bytearray):
+            chunks[-1] += body
+        else:
+            chunks.append(bytearray(body))
         cycle.size += len(body)
         self.worker.held_bytes += len(body)
         if cycle.started:
@@ -248,12 +271,15 @@ class Connection(HttpToolsProtocol):
             return
         cycle = self.cycle
         if not isinstance(cycle, Prediction):
-            self._deadline = self.loop.time() + self.settings.request_timeout_s + _LINGER_S
+            self._deadline = self.loop.time() + self.settings.request_timeout_s
             super().on_message_complete()
+            if self._is_free():
+                self._release_app()
             return
         cycle.complete = True
         chunks = cycle.chunks
-        cycle.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        cycle.body = bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
+        cycle.chunks = []
         if cycle.started and not cycle.answered:
             self._run(cycle)
 
@@ -263,6 +289,8 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._deadline = self.loop.time() + self.settings.keep_alive_s
+        if self._is_free() and not self._in_body:
+            self._release_app()
         self._go_on()
 
     def pause_writing(self) -> None:
@@ -306,14 +334,14 @@ class Connection(HttpToolsProtocol):
             return
         # While the process drains, callers are told to take their next request elsewhere.
         keep_alive = cycle.keep_alive and not self.worker.draining
-        self._write(reply, keep_alive=keep_alive)
+        self._write(reply, keep_alive=keep_alive, with_body=not cycle.is_head)
         if not keep_alive:
             self._close()
         self.on_response_complete()
 
     def expire(self, now: float) -> None:
         """End what has taken too long; called every now and then. now: of the loop."""
-        if now < self._deadline:
+        if now < min(self._deadline, self.worker.drain_until):
             return
         cycle = self.cycle
         if self.transport.is_closing():
@@ -321,11 +349,12 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
         elif self._lingered_bytes is not None:
             self._close()
-        elif isinstance(cycle, Prediction) and not cycle.answered and cycle.complete:
-            seconds = self.settings.request_timeout_s
-            self._end(504, f"no answer within {seconds:g} s")
         elif cycle is not None and not cycle.response_complete and not self._in_body:
-            self.transport.abort()
+            if isinstance(cycle, Prediction) or not cycle.response_started:
+                seconds = self.settings.request_timeout_s
+                self._end(504, f"no answer within {seconds:g} s")
+            else:
+                self.transport.abort()
         elif self._in_body or self._head_bytes:
             what = "body" if self._in_body else "head"
             message = f"the {what}: expected it sooner, it came too slowly"
@@ -387,7 +416,10 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing() or self._lingered_bytes is not None:
             return
         cycle = self._turn
-        if cycle is None or cycle.response_complete or isinstance(cycle, Prediction):
+        if cycle is not None and cycle.response_complete and self._in_body and cycle is self.cycle:
+            # The app has answered this request before its body was in.
+            pass
+        elif cycle is None or cycle.response_complete or isinstance(cycle, Prediction):
             if isinstance(cycle, Prediction):
                 cycle.cancel()
                 self._release(cycle)
@@ -416,6 +448,10 @@ class Connection(HttpToolsProtocol):
         cycle.body = b""
         cycle.ticket = None
 
+    def _release_app(self) -> None:
+        self.worker.held_bytes -= self._app_held
+        self._app_held = 0
+
     def _linger(self) -> None:
         self._lingered_bytes = 0
         self._deadline = self.loop.time() + _LINGER_S
@@ -425,12 +461,14 @@ class Connection(HttpToolsProtocol):
         self._deadline = self.loop.time() + _LINGER_S
         self.transport.close()
 
-    def _write(self, reply: Reply, *, keep_alive: bool) -> None:
+    def _write(self, reply: Reply, *, keep_alive: bool, with_body: bool = True) -> None:
         defaults = self.server_state.default_headers
         if self._date[0] is not defaults:
             lines = [b"%s: %s\r\n" % header for header in defaults]
             Connection._date = (defaults, b"".join(lines))
         end = b"" if keep_alive else b"connection: close\r\n"
         end += b"content-length: %d\r\n\r\n" % len(reply.body)
-        head = (STATUS_LINE[reply.status], self._date[1], reply.head, end, reply.body)
-        self.transport.write(b"".join(head))
+        body = reply.body if with_body else b""
+        self.transport.write(
+            b"".join((STATUS_LINE[reply.status], self._date[1], reply.head, end, body))
+        )

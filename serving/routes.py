@@ -99,15 +99,20 @@ async def _predict_form(request: Request, worker: Worker) -> Response:
     """POST /predict/image with multipart `files`."""
     max_part_size = worker.settings.max_body_bytes
     form = request.form(max_files=_MAX_FILES, max_fields=10, max_part_size=max_part_size)
-    async with form as fields:
-        names = set(fields)
-        if names != {"files"}:
-            raise DataError(f"expected multipart files in the field 'files', found {sorted(names)}")
-        pictures = []
-        for index, upload in enumerate(fields.getlist("files")):
-            if not isinstance(upload, UploadFile):
-                raise DataError(f"files[{index}]: expected a file, found a text field")
-            pictures.append((f"files[{index}]", await upload.read()))
+    pictures = []
+    try:
+        async with form as fields:
+            names = set(fields)
+            if names != {"files"}:
+                message = f"expected multipart files in the field 'files', found {sorted(names)}"
+                raise DataError(message)
+            for index, upload in enumerate(fields.getlist("files")):
+                if not isinstance(upload, UploadFile):
+                    raise DataError(f"files[{index}]: expected a file, found a text field")
+                pictures.append((f"files[{index}]", await upload.read()))
+    # Of a character set by which nothing can be read.
+    except UnicodeError as error:
+        raise DataError(f"multipart form: {error}") from error
     exchange = _Awaited("/predict/image", request.url.query, {}, b"")
     exchange.files = pictures
     worker.begin("/predict/image", exchange)
@@ -137,9 +142,13 @@ async def metrics(request: Request) -> Response:
 
 async def page(request: Request) -> Response:
     """GET /: what this model is."""
-    predictor = request.app.state.worker.model.predictor
+    worker: Worker = request.app.state.worker
+    predictor = worker.model.predictor
     url = str(request.base_url).rstrip("/")
-    content = render_page(predictor.manifest, predictor.golden, predictor.device, url)
+    with_token = worker.settings.tokens is not None
+    content = render_page(
+        predictor.manifest, predictor.golden, predictor.device, url, with_token=with_token
+    )
     headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
     return HTMLResponse(content, headers=headers)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 
 import numpy as np
@@ -25,8 +26,8 @@ from serving.settings import Settings
 
 _log = logging.getLogger("bentoml.parityline")
 
-# Writing the answer to more rows takes longer than handing it to a thread.
-_LARGE_ROWS = 512
+# Writing an answer with more numbers takes longer than handing it to a thread.
+_LARGE_ANSWER = 5120
 _MAX_DECODING = 64
 _RETIRED_CHECK_S = 0.05
 
@@ -42,6 +43,8 @@ class Worker:
         self.metrics = metrics
         self.model: ServedModel = serve_model(prepared, settings, metrics)
         self.draining = False
+        # On the loop's clock: what has not come by then is not waited for.
+        self.drain_until = math.inf
         self.held_bytes = 0
         self._decoding = DecodingThread(max_waiting=_MAX_DECODING)
         self._retiring: set[asyncio.Task[None]] = set()
@@ -123,6 +126,8 @@ class Worker:
         raw: np.ndarray,
         memory: Memory,
     ) -> None:
+        labels = len(model.predictor.manifest.labels)
+
         def encoded(answer: Answer) -> Reply | Exception:
             try:
                 return endpoint.encode(memory, *answer)
@@ -132,7 +137,7 @@ class Worker:
         def deliver(answer: Answer | Exception) -> None:
             if isinstance(answer, Exception):
                 self._end(model, exchange, answer)
-            elif len(raw) > _LARGE_ROWS:
+            elif len(raw) * max(10, labels) > _LARGE_ANSWER:
                 self._decoding.submit(
                     lambda: encoded(answer), lambda reply: self._end(model, exchange, reply)
                 )

@@ -200,6 +200,32 @@ def test_an_offer_of_another_protocol_is_not_taken_up(
         assert client.ask(b"CONNECT test:443 HTTP/1.1\r\nHost: test\r\n\r\n").status == 405
 
 
+def test_many_offers_at_once_are_declined_one_by_one(server: Listening) -> None:
+    count = 1500
+    offer = get("/model", "Connection: Upgrade", "Upgrade: x")
+    with server.connect() as client:
+        client.send(offer * count)
+        assert all(client.read().status == 200 for _ in range(count))
+
+
+def test_headers_that_are_no_text_are_refused_where_they_would_be_read(
+    server: Listening, digits: Predictor
+) -> None:
+    for value, status in ((b"caf\xc3\xa9", 200), (b"caf\xe9", 200), (b"\xff\\x", 400)):
+        with server.connect() as client:
+            header = b"\r\nUser-Agent: " + value
+            assert client.ask(get("/model")[:-4] + header + b"\r\n\r\n").status == status
+    request = post("/predict", body_of(digits), "User-Agent: \xff\\x")
+    assert is_answer(_ask_anew(server, request), digits)
+
+
+def test_a_form_that_nothing_can_read_is_the_callers_mistake(server: Listening) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--x--\r\n'
+    kind = "Content-Type: multipart/form-data; boundary=x; charset=undefined"
+    answer = _ask_anew(server, post("/predict/image", part, kind))
+    assert answer.status == 400 and "form" in answer.error
+
+
 @pytest.mark.parametrize(
     ("encoding", "encode"),
     [("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", lambda body: body)],
@@ -232,6 +258,14 @@ def test_without_a_token_only_health_is_told(digits: Predictor, tmp_path: Path) 
             answer = ask(request)
             assert answer.status == 401 and answer.headers["www-authenticate"] == "Bearer"
             assert "Bearer" in answer.error
+        # HEAD has no body, whatever it is refused for: here the next answer would begin with it.
+        with server.connect() as client:
+            head = get("/model").replace(b"GET", b"HEAD")
+            client.send(get("/v2/health/ready") + head + get("/v2/health/ready"))
+            assert client.read().status == 200
+            refused = client.read(head_only=True)
+            assert refused.status == 401 and int(refused.headers["content-length"]) > 0
+            assert client.read().status == 200
         assert ask(get("/v2/health/ready")).status == 200
         assert is_answer(ask(post("/predict", body, f"Authorization: {first}")), digits)
         written = tmp_path / "new"

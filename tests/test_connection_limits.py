@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from artifacts.pixels import encode_png
 from artifacts.predictor import Predictor
 from tests.listening import Client, Gate, body_of, get, is_answer, listening, post
 
@@ -63,6 +64,61 @@ def test_an_inflated_body_is_limited_too(digits: Predictor) -> None:
         answer = client.ask(post("/predict", bomb, "Content-Encoding: gzip"))
         assert answer.status == 413
         assert is_answer(client.ask(post("/predict", body_of(digits))), digits)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 1500])
+def test_small_pieces_of_a_body_are_held_as_few_large_ones(digits: Predictor, piece: int) -> None:
+    body = body_of(digits).ljust(60_000)
+    pieces = [body[start : start + piece] for start in range(0, len(body), piece)]
+    head = b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with listening(digits) as server, server.connect() as client:
+        client.send(head + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in pieces))
+        server.wait_until(lambda: server.worker.held_bytes == len(body))
+        (connection,) = server.connections
+        assert len(connection.cycle.chunks) < 100
+        client.send(b"0\r\n\r\n")
+        assert is_answer(client.read(), digits)
+        server.wait_until(lambda: server.worker.held_bytes == 0)
+
+
+def test_bodies_for_other_routes_are_held_within_the_same_limit(digits: Predictor) -> None:
+    """Forms and what is no prediction: all together, until they are answered."""
+    half = b"POST /v2/repository/index HTTP/1.1\r\nContent-Length: 70000\r\n\r\n" + bytes(60_000)
+    with listening(digits, max_queue_bytes=100_000) as server, server.connect() as first:
+        first.send(half)
+        server.wait_until(lambda: server.worker.held_bytes == 60_000)
+        with server.connect() as second:
+            second.send(half)
+            answer = second.read()
+            assert answer.status == 503 and "bytes are held" in answer.error
+        server.wait_until(lambda: server.worker.held_bytes == 60_000)
+        first.send(bytes(10_000))
+        assert first.read().status == 400
+        server.wait_until(lambda: server.worker.held_bytes == 0)
+        # Answered before it was there.
+        first.send(b"POST /nothing HTTP/1.1\r\nContent-Length: 50000\r\n\r\n")
+        assert first.read().status in (404, 405)
+        first.send(bytes(50_000))
+        assert first.ask(get("/model")).status == 200
+        server.wait_until(lambda: server.worker.held_bytes == 0)
+
+
+def test_a_request_that_was_answered_early_is_not_answered_again(digits: Predictor) -> None:
+    with listening(digits, max_body_bytes=1000) as server, server.connect() as client:
+        client.send(b"POST /nothing HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert client.read().status in (404, 405)
+        client.send(b"800\r\n" + bytes(2048) + b"\r\n0\r\n\r\n")
+        assert client.is_closed()
+        server.wait_until_idle()
+
+
+def test_what_comes_slowly_is_not_waited_for_when_the_service_ends(digits: Predictor) -> None:
+    with listening(digits) as server, server.connect() as client:
+        client.send(b"POST /predict HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n" + bytes(10**6))
+        server.wait_until(lambda: server.worker.held_bytes == 10**6)
+        server.worker.drain_until = 0.0
+        answer = client.read()
+        assert answer.status == 408 and SLOW in answer.error
 
 
 def test_who_never_stops_sending_is_cut_off(
@@ -133,6 +189,17 @@ def test_times_are_kept_to_where_counts_can_no_longer_be_written(
             server.wait_until(lambda: "could not be written" in caplog.text)
         with server.connect() as client:
             assert client.ask(b"GET").status == 408
+
+
+def test_a_form_whose_answer_takes_too_long_is_given_up(digits: Predictor, gate: Gate) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+    part += encode_png(digits.golden.raw[0]) + b"\r\n--x--\r\n"
+    form = post("/predict/image", part, "Content-Type: multipart/form-data; boundary=x")
+    with listening(digits, run=gate, request_timeout_s=0.2) as server, server.connect() as client:
+        answer = client.ask(form)
+        assert answer.status == 504 and "0.2 s" in answer.error
+        gate.go.set()
+        server.wait_until_idle()
 
 
 def test_an_answer_that_takes_too_long_is_given_up(digits: Predictor, gate: Gate) -> None:
