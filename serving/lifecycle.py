@@ -19,6 +19,7 @@ import sys
 from collections.abc import AsyncIterator
 from types import FrameType
 
+import msgspec
 from starlette.applications import Starlette
 
 from artifacts.predictor import open_bundle
@@ -26,7 +27,7 @@ from serving.admission import Admission
 from serving.connection import Connection
 from serving.metrics import Metrics
 from serving.rundir import Report, RunDirectory
-from serving.served import Prepared, prepare
+from serving.served import Prepared, model_thread, prepare
 from serving.settings import Settings
 from serving.tokens import Tokens
 from serving.worker import Worker
@@ -35,6 +36,7 @@ _log = logging.getLogger("bentoml.parityline")
 
 _TICK_S = 0.2
 _TICKS_A_WRITE = 5
+_RETRY_S = 2.0
 # Open files besides connections.
 _OTHER_FILES = 256
 # Threads that decode or run the model wait for the interpreter no longer than this.
@@ -42,9 +44,21 @@ _SWITCH_S = 0.001
 
 
 def open_prepared(reference: str, settings: Settings) -> Prepared:
-    """The bundle, verified, self-checked on its device and warm. Raises ParitylineError."""
-    predictor = open_bundle(reference, backend=settings.backend, device=settings.device)
-    return prepare(predictor)
+    """The bundle, verified, self-checked on its device and warm. Raises ParitylineError.
+
+    In the thread in which it will run: ONNX Runtime keeps recorded CUDA graphs for each thread.
+    """
+    thread = model_thread()
+    opened = thread.submit(
+        lambda: prepare(
+            open_bundle(reference, backend=settings.backend, device=settings.device), thread
+        )
+    )
+    try:
+        return opened.result()
+    except BaseException:
+        thread.shutdown(wait=False)
+        raise
 
 
 def freeze() -> None:
@@ -61,7 +75,9 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     from, are set when the process was made."""
     settings: Settings = app.state.settings
     prepared: Prepared = app.state.prepared
-    directory = RunDirectory.of_environment() or RunDirectory.create()
+    shared = RunDirectory.of_environment()
+    directory = shared or RunDirectory.create()
+    parent = os.getppid()
     worker = Worker(prepared, settings, Metrics(directory.counts))
     app.state.worker = worker
     tokens = Tokens(settings.tokens) if settings.tokens else None
@@ -70,20 +86,25 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     Connection.admission = admission = Admission(worker, tokens, short_way=short_way)
     sys.setswitchinterval(_SWITCH_S)
     _allow_files(settings.max_connections + _OTHER_FILES)
-    _drain_on_sigterm(worker, settings.grace_s)
+    _drain_on_sigterm(worker, settings)
     freeze()
     directory.report(Report(worker.model.reference))
     tasks = [
         asyncio.create_task(_watch_connections(admission)),
         asyncio.create_task(_follow_orders(worker, directory, app.state.serves)),
     ]
+    if shared is not None:
+        tasks.append(asyncio.create_task(_end_without(parent)))
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
         await worker.close()
-        worker.metrics.write()
+        with contextlib.suppress(OSError):
+            worker.metrics.write()
+        if shared is None or os.getppid() != parent:
+            directory.remove()
 
 
 def _allow_files(wanted: int) -> None:
@@ -94,24 +115,31 @@ def _allow_files(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _drain_on_sigterm(worker: Worker, grace_s: float) -> None:
+def _drain_on_sigterm(worker: Worker, settings: Settings) -> None:
     """Put the grace period before what uvicorn does on SIGTERM; a second one, and SIGINT, cut it
-    short."""
+    short. At a SIGINT after that uvicorn leaves what is under way."""
     stop = signal.getsignal(signal.SIGTERM)
     loop = asyncio.get_running_loop()
+    told = False
 
-    def terminate() -> None:
+    def terminate(number: int = signal.SIGTERM) -> None:
+        nonlocal told
         if callable(stop):
-            stop(signal.SIGTERM, None)
+            stop(number if told else signal.SIGTERM, None)
+        told = True
 
     def drain(number: int, frame: FrameType | None) -> None:
-        if worker.draining or grace_s == 0 or number == signal.SIGINT:
-            worker.draining = True
-            terminate()
-            return
+        at_once = worker.draining or settings.grace_s == 0 or number == signal.SIGINT
+        grace_s = 0.0 if at_once else settings.grace_s
         worker.draining = True
+        # An upload that takes its time is given no more than a request's.
+        until = loop.time() + grace_s + settings.request_timeout_s
+        worker.drain_until = min(worker.drain_until, until)
+        if at_once:
+            terminate(number)
+            return
         _log.info("SIGTERM: not ready any more; connections are taken for %g s", grace_s)
-        loop.call_soon_threadsafe(loop.call_later, grace_s, terminate)
+        loop.call_soon_threadsafe(lambda: loop.call_later(grace_s, terminate))
 
     signal.signal(signal.SIGTERM, drain)
     signal.signal(signal.SIGINT, drain)
@@ -138,36 +166,54 @@ async def _watch_connections(admission: Admission) -> None:
                 admission.tokens.refresh()
 
 
+async def _end_without(parent: int) -> None:
+    """A worker whose starting process was killed would keep the port, and hear of no version."""
+    while os.getppid() == parent:
+        await asyncio.sleep(_TICK_S)
+    _log.error("the process that started the workers is gone: this one ends")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 async def _follow_orders(worker: Worker, directory: RunDirectory, serves: str) -> None:
     """Open what is ordered beside what is served, say how that went, and take it up when told."""
     beside: tuple[str, Prepared] | None = None
-    seen = generation = 0
+    seen = 0
     while True:
-        while directory.orders_stamp() == seen:
-            await asyncio.sleep(_TICK_S)
-        seen = directory.orders_stamp()
-        orders = directory.orders()
-        if orders is None:
+        await asyncio.sleep(_TICK_S)
+        stamp = directory.orders_stamp()
+        if stamp in (seen, 0):
             continue
-        # What is to be served was prepared, unless this worker began while it was ordered.
-        path = orders.serve if orders.serve != serves else orders.prepare
-        if path is None:
-            # What another worker could not open is not kept by this one.
-            beside = None
-            continue
-        error = None
         try:
-            if beside is None or beside[0] != path:
-                beside = (path, await asyncio.to_thread(open_prepared, path, worker.settings))
-        # Whatever it is, memory too: the service goes on with what it has, and says why.
-        except Exception as failure:  # noqa: BLE001
-            error = str(failure) or type(failure).__name__
-            _log.error("%s: %s", path, error)
-        if error is None and path == orders.serve:
-            assert beside is not None
-            serves, taken, beside = path, beside[1], None
-            worker.take_up(taken)
-            freeze()
-            _log.info("serving %s", worker.model.reference)
-        generation = orders.generation
-        directory.report(Report(worker.model.reference, generation, error))
+            orders = directory.orders()
+            if orders is None:
+                continue
+            # What is to be served was prepared, unless this worker began while it was ordered.
+            path = orders.serve if orders.serve != serves else orders.prepare
+            error = None
+            if path is None:
+                # What another worker could not open is not kept by this one.
+                beside = None
+            elif beside is None or beside[0] != path:
+                beside, error = await _opened(path, worker.settings)
+            if path == orders.serve and beside is not None:
+                serves, taken, beside = path, beside[1], None
+                worker.take_up(taken)
+                freeze()
+                _log.info("serving %s", worker.model.reference)
+            directory.report(Report(worker.model.reference, orders.generation, error))
+            seen = stamp
+        # A full disk ends no service; it is tried again.
+        except (OSError, msgspec.DecodeError) as failure:
+            _log.error("the orders could not be followed: %s", failure)
+            await asyncio.sleep(_RETRY_S)
+
+
+async def _opened(path: str, settings: Settings) -> tuple[tuple[str, Prepared] | None, str | None]:
+    """With its path; or None, and why not."""
+    try:
+        return (path, await asyncio.to_thread(open_prepared, path, settings)), None
+    # Whatever it is, memory too: the service goes on with what it has, and says why.
+    except Exception as failure:  # noqa: BLE001
+        error = str(failure) or type(failure).__name__
+        _log.error("%s: %s", path, error)
+        return None, error

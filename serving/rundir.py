@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import msgspec
 
+from artifacts.errors import ParitylineError
+
 VARIABLE = "PARITYLINE_RUN_DIRECTORY"
 
 
@@ -70,6 +72,14 @@ class RunDirectory:
     def orders(self) -> Orders | None:
         """What was told last."""
         return _read(self._orders, Orders)
+
+    def orders_now(self) -> Orders:
+        """What was told last. Raises ParitylineError where nothing was: a worker that went its own
+        way might serve another version than the others."""
+        orders = self.orders()
+        if orders is None:
+            raise ParitylineError(f"{self._orders}: missing; the starting process writes it again")
+        return orders
 
     def orders_stamp(self) -> int:
         """Changes with the orders, and is cheap to look at."""

@@ -33,7 +33,8 @@ uvicorn.config.HTTP_PROTOCOLS["auto"] = "serving.connection:Connection"
     logging={"access": {"enabled": False}},
     # Ours are at /metrics: BentoML's have a series for each path that anybody asks for.
     metrics={"enabled": False},
-    traffic={"timeout": 60},
+    # Times are kept to by connections; BentoML's clock would count an upload's time too.
+    traffic={"timeout": 24 * 3600},
     envs=[{"name": "OTEL_SDK_DISABLED", "value": os.environ.get("OTEL_SDK_DISABLED", "true")}],
 )
 @bentoml.asgi_app(app, path="/")
@@ -45,8 +46,7 @@ class Classifier:
         os.environ.update(worker_environment())
         settings = read_settings()
         directory = RunDirectory.of_environment()
-        orders = directory.orders() if directory else None
-        reference = orders.serve if orders else reference_of(settings)
+        reference = reference_of(settings) if directory is None else directory.orders_now().serve
         app.state.settings = settings
         app.state.serves = reference
         app.state.prepared = open_prepared(reference, settings)

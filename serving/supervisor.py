@@ -32,6 +32,8 @@ from serving.selfcheck import resolved
 from serving.settings import PREFIX, Settings, describe, read_settings
 
 _TICK_S = 0.2
+# What lies in the place for temporary files unchanged for days may be cleaned up.
+_TELL_S = 3600.0
 # For all workers to open a bundle beside the one that they serve.
 _PREPARE_S = 300.0
 _FAILED_STARTS = 5
@@ -73,6 +75,7 @@ def supervise(parameters: Mapping[str, Any]) -> None:
         raise SystemExit(1) from None
     host, port = _address(parameters)
     shown = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104
+    shown = f"[{shown}]" if ":" in shown else shown
     if not _checked(path, f"http://{shown}:{port}"):
         raise SystemExit(1)
     print(f"settings: {describe(settings, worker_count())}", flush=True)
@@ -86,14 +89,15 @@ def supervise(parameters: Mapping[str, Any]) -> None:
     _call_nobody()
     directory = RunDirectory.create()
     atexit.register(directory.remove)
-    directory.order(Orders(serve=str(path)))
+    orders = Orders(serve=str(path))
+    directory.order(orders)
     os.environ[VARIABLE] = str(directory.path)
     # Workers that share a socket then take turns at connections, where one would take them all.
     os.environ.setdefault("UV_TCP_SINGLE_ACCEPT", "1")
     # circus would replace every worker before the new ones are ready; blocked, the signal waits
     # for the thread that asks for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    supervisor = Supervisor(settings, directory)
+    supervisor = Supervisor(settings, directory, orders)
     for target in (supervisor.listen, supervisor.watch):
         threading.Thread(target=target, name=f"parityline-{target.__name__}", daemon=True).start()
 
@@ -101,9 +105,11 @@ def supervise(parameters: Mapping[str, Any]) -> None:
 class Supervisor:
     """Two threads: `listen` for SIGHUP, `watch` over workers and versions."""
 
-    def __init__(self, settings: Settings, directory: RunDirectory) -> None:
+    def __init__(self, settings: Settings, directory: RunDirectory, orders: Orders) -> None:
         self._settings = settings
         self._directory = directory
+        self._orders = orders
+        self._trouble = ""
         self._look = threading.Event()
         # What was asked for last and could not be served: not to be tried at every look.
         self._refused = ""
@@ -120,17 +126,28 @@ class Supervisor:
 
     def watch(self) -> None:
         """Until the process ends."""
-        looked = time.monotonic()
+        looked = told = time.monotonic()
         while True:
             time.sleep(_TICK_S)
-            self._take_signals()
-            self._replace_dead_workers()
-            due = self._settings.watch_s and time.monotonic() - looked >= self._settings.watch_s
-            if due or self._look.is_set():
-                asked = self._look.is_set()
-                self._look.clear()
-                looked = time.monotonic()
-                self._look_for_another(asked)
+            try:
+                self._take_signals()
+                self._replace_dead_workers()
+                if time.monotonic() - told >= _TELL_S or self._directory.orders_stamp() == 0:
+                    told = time.monotonic()
+                    self._directory.order(self._orders)
+                due = self._settings.watch_s and time.monotonic() - looked >= self._settings.watch_s
+                if due or self._look.is_set():
+                    asked = self._look.is_set()
+                    self._look.clear()
+                    looked = time.monotonic()
+                    self._look_for_another(asked)
+                self._trouble = ""
+            # A full disk, say: what was served goes on, and so does this.
+            except Exception as error:  # noqa: BLE001
+                trouble = f"{type(error).__name__}: {error}"
+                if trouble != self._trouble:
+                    _say(f"trouble while watching over the workers: {trouble}")
+                self._trouble = trouble
 
     def _take_signals(self) -> None:
         """Have circus, which tells the workers to end once, tell them more: see `_stop`."""
@@ -150,8 +167,7 @@ class Supervisor:
         self._signals.quit()
 
     def _look_for_another(self, asked: bool) -> None:
-        orders = self._directory.orders()
-        assert orders is not None
+        orders = self._orders
         try:
             path = str(resolved(self._settings))
         except ParitylineError as error:
@@ -170,14 +186,18 @@ class Supervisor:
         generation = orders.generation + 1
         failure = None if _checked(Path(path), "") else "it failed its check"
         if failure is None:
-            self._directory.order(Orders(orders.serve, path, generation))
+            self._tell(Orders(orders.serve, path, generation))
             failure = self._wait_until_prepared(generation)
         if failure is None:
-            self._directory.order(Orders(path, None, generation))
+            self._tell(Orders(path, None, generation))
             return
-        self._directory.order(Orders(orders.serve, None, generation))
+        self._tell(Orders(orders.serve, None, generation))
         self._refused = path
         _say(f"still serving {_name(orders.serve)}: {_name(path)}: {failure}")
+
+    def _tell(self, orders: Orders) -> None:
+        self._orders = orders
+        self._directory.order(orders)
 
     def _wait_until_prepared(self, generation: int) -> str | None:
         """Why not; None when every worker has opened it."""
@@ -251,7 +271,7 @@ def _processes() -> list[Any]:
     arbiter = _arbiter()
     if arbiter is None:
         return []
-    return [process for watcher in arbiter.watchers for process in watcher.processes.values()]
+    return [process for watcher in arbiter.watchers for process in list(watcher.processes.values())]
 
 
 def _start_missing_workers() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -177,6 +178,24 @@ def test_a_second_termination_and_ctrl_c_end_at_once(store: Path, tmp_path: Path
             print(f"ended after {time.monotonic() - began:.1f} s")
             said = server.log.read_text()
             assert "Traceback" not in said and "another is started" not in said
+
+
+def test_workers_do_not_outlive_the_process_that_started_them(store: Path, tmp_path: Path) -> None:
+    """They would keep the port, and hear of no version; nobody would replace a dead one."""
+
+    def is_gone(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    with served(tmp_path, store) as server:
+        workers = workers_of(server)
+        directory = Path(psutil.Process(workers[0]).environ()["PARITYLINE_RUN_DIRECTORY"])
+        assert directory.exists()
+        server.process.kill()
+        wait_until(lambda: all(is_gone(pid) for pid in workers))
+        assert readiness(server) == 0 and not directory.exists()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import psutil
 import pytest
 from onnx import numpy_helper
 
@@ -150,6 +151,21 @@ def test_a_replaced_worker_serves_the_version_in_force(moved: Moved, pictures: n
     assert moved.serving() == {moved.second.manifest.reference}
     moved.server.process.send_signal(signal.SIGHUP)
     wait_until(lambda: moved.serving() == {moved.first.manifest.reference})
+
+
+def test_orders_that_were_cleaned_up_are_given_again(moved: Moved) -> None:
+    """Files that lie unchanged among temporary ones for days are removed on many machines."""
+    worker = psutil.Process(workers_of(moved.server)[0])
+    orders = Path(worker.environ()["PARITYLINE_RUN_DIRECTORY"]) / "orders.json"
+    before = orders.read_bytes()
+    orders.unlink()
+    wait_until(orders.exists)
+    assert orders.read_bytes() == before
+    serving = moved.serving()
+    for version in (moved.first, moved.second):
+        moved.move(version)
+    assert moved.serving() == {moved.second.manifest.reference}, serving
+    assert "trouble" not in moved.server.log.read_text()
 
 
 def test_a_version_that_fails_its_check_is_not_taken_up(moved: Moved, pictures: np.ndarray) -> None:
