@@ -51,17 +51,19 @@ def side_by_side(
         lines.append(f"| {name} | {' | '.join(cells)} | {errors} |")
     lines.append("")
     for count, head in zip(counts, heads, strict=True):
-        rates = [
-            own.requests_per_s / max(rival[count][turn].requests_per_s for rival in rivals)
-            for turn, own in enumerate(ours[count])
+        best = [
+            max((rival[count][turn] for rival in rivals), key=lambda figure: figure.requests_per_s)
+            for turn in range(rounds)
         ]
-        tails = [
-            own.p99_ms / min(rival[count][turn].p99_ms for rival in rivals)
-            for turn, own in enumerate(ours[count])
-        ]
+        lowest = [min(rival[count][turn].p99_ms for rival in rivals) for turn in range(rounds)]
+        pairs = list(zip(ours[count], best, strict=True))
+        rates = [own.requests_per_s / peer.requests_per_s for own, peer in pairs]
+        tails = [own.p99_ms / peer.p99_ms for own, peer in pairs]
+        tails_of_all = [own.p99_ms / other for own, other in zip(ours[count], lowest, strict=True)]
         said = (
             f"- {head}: {spread(rates, 2)} times the requests/s of the best peer (goal {goal}); "
-            f"p99 {spread(tails, 2)} of the lowest p99 of a peer (goal below 1)"
+            f"p99 {spread(tails, 2)} of that peer's (goal below 1), {spread(tails_of_all, 2)} of "
+            "the lowest of any peer"
         )
         for floor in floors:
             of_floor = [

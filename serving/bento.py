@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 
 from serving.packing import PackedImage, enter
-from serving.service import Classifier
 
-# In a Bento, before anything of it starts; elsewhere nothing.
+# In a Bento, before anything of it is decided, the number of workers too; elsewhere nothing.
 enter(os.environ)
+
+from serving.service import Classifier  # noqa: E402
 
 # What is named like the class is BentoML's service of it.
 Classifier.image = PackedImage.of_python()  # type: ignore[attr-defined]

@@ -24,10 +24,12 @@ def example_instance(manifest: Manifest, golden: Golden) -> Any:
     return decode_row(golden.raw[0], spec)
 
 
-def curl_line(manifest: Manifest, golden: Golden, url: str) -> str:
-    """A `curl` command that predicts the first golden row."""
+def curl_line(manifest: Manifest, golden: Golden, url: str, *, with_token: bool = False) -> str:
+    """A `curl` command that predicts the first golden row; $TOKEN stands for the caller's."""
+    token = """ -H "Authorization: Bearer $TOKEN\"""" if with_token else ""
     body = json.dumps({"instances": [example_instance(manifest, golden)]})
-    line = f"curl {url}/predict -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    kind = "-H 'Content-Type: application/json'"
+    line = f"curl {url}/predict{token} {kind} -d {shlex.quote(body)}"
     if len(line) > _LONGEST_LINE:
-        return f"curl {url}/predict/image --data-binary @PICTURE.jpg"
+        return f"curl {url}/predict/image{token} --data-binary @PICTURE.jpg"
     return line

@@ -27,7 +27,7 @@ _CONFIG_TYPES = {"BYTES": "TYPE_STRING"}
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What a worker has done since it started; times in nanoseconds, summed.
+    """What all workers have done with a model; times in nanoseconds, summed.
 
     last_inference_ms: when the last request was answered, since 1970, 0 if none was.
     inference_count: rows answered. execution_count: runs of the model, each of a batch.

@@ -141,9 +141,13 @@ def _example(manifest: Manifest, golden: Golden) -> dict[str, Any]:
         return {}
     return {
         "inputs": [
-            {"name": column.name, "shape": [1], "datatype": "FP64", "data": [value]}
+            # NaN stands for a missing value, null in JSON.
+            {
+                "name": column.name,
+                "shape": [1],
+                "datatype": "FP64",
+                "data": [value if value == value else None],
+            }
             for column, value in zip(spec.columns, row.tolist(), strict=True)
-            # JSON has no NaN, which stands for a missing value.
-            if value == value
         ]
     }

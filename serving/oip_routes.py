@@ -149,12 +149,12 @@ async def index(request: Request) -> Response:
 
 
 async def load(request: Request) -> Response:
-    """POST /v2/repository/models/NAME/load and unload: a service has one model for its life."""
+    """POST /v2/repository/models/NAME/load and unload: which model is served is not for callers."""
     manifest = _model(request).predictor.manifest
     raise HTTPException(
         501,
-        f"this service has {manifest.reference} as long as it runs; make another version the one "
-        f"that is served with `parityline promote {manifest.name}@VERSION`, and start it again",
+        f"this service has {manifest.reference}; another version is taken up after `parityline "
+        f"promote {manifest.name}@VERSION` and SIGHUP to the service, without a restart",
     )
 
 

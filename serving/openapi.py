@@ -15,7 +15,7 @@ _JSON = "application/json"
 
 
 def openapi_document(manifest: Manifest, golden: Golden) -> dict[str, Any]:
-    """OpenAPI 3.0.2, which BentoML's page at / shows."""
+    """OpenAPI 3.0.2, at /docs.json."""
     paths: dict[str, Any] = {
         "/predict": {"post": _predict(manifest, golden)},
         "/model": {

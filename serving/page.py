@@ -19,10 +19,13 @@ td, th { text-align: left; padding: .2rem 1rem .2rem 0 }
 """
 
 
-def render_page(manifest: Manifest, golden: Golden, device: str, url: str) -> str:
+def render_page(
+    manifest: Manifest, golden: Golden, device: str, url: str, *, with_token: bool
+) -> str:
     """One self-contained HTML page of facts, with a request that works as it stands.
 
-    url: where the caller reached the service, without a slash at its end.
+    url: where the caller reached the service, without a slash at its end. with_token: one is asked
+    for.
     """
     takes = describe_input(manifest.input)
     if isinstance(manifest.input, ImageInput):
@@ -44,7 +47,7 @@ def render_page(manifest: Manifest, golden: Golden, device: str, url: str) -> st
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
         for name, value in facts.items()
     )
-    curl = curl_line(manifest, golden, url)
+    curl = curl_line(manifest, golden, url, with_token=with_token)
     title = html.escape(manifest.reference)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">

@@ -42,7 +42,9 @@ def main() -> None:
         flush=True,
     )
     if url:
-        print(f"\n{curl_line(manifest, predictor.golden, url)}\n", flush=True)
+        with_token = settings.tokens is not None
+        line = curl_line(manifest, predictor.golden, url, with_token=with_token)
+        print(f"\n{line}\n", flush=True)
 
 
 if __name__ == "__main__":

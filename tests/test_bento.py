@@ -88,6 +88,22 @@ def built_by_command(
     return built, done
 
 
+def test_a_bento_for_the_cpu_has_a_worker_for_each_core_beside_a_gpu_too(tmp_path: Path) -> None:
+    for room in ("artifacts", "serving"):
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("store"))
+    packed = {"bundle": "digits@0", "backend": "onnx", "device": "cpu"}
+    (tmp_path / "packed.json").write_text(json.dumps(packed))
+    program = (
+        "import artifacts.devices; artifacts.devices.cuda_device_count = lambda: 3\n"
+        "import serving.bento; print(serving.bento.Classifier.config['workers'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.stdout == "cpu_count\n", done.stderr
+
+
 def digests(folder: Path) -> dict[str, str]:
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
