@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 
 from serving.exchange import Reply, error_reply
+from serving.neighbours import Neighbours
 from serving.overload import Overloaded
 from serving.tokens import Tokens
 from serving.worker import Worker
@@ -40,7 +41,15 @@ class Admission:
         self.worker = worker
         self.tokens = tokens
         self.connections: set[Connection] = set()
+        self.neighbours: Neighbours | None = None
         self._short_way = short_way
+
+    def hand_over(self, connection: Connection) -> bool:
+        """Whether another worker has this new connection now, as it has fewer."""
+        if self.neighbours is None:
+            return False
+        descriptor = connection.transport.get_extra_info("socket").fileno()
+        return self.neighbours.hand_over(descriptor, len(self.connections))
 
     def admit(self, connection: Connection) -> Reply | None:
         """Count it among the open ones; the refusal where there are too many."""
@@ -58,6 +67,8 @@ class Admission:
 
     def _count_connections(self) -> None:
         self.worker.metrics.counts.connections = len(self.connections)
+        if self.neighbours is not None and not self.worker.draining:
+            self.neighbours.tell(len(self.connections))
 
     def is_prediction(self, method: bytes, path: str, headers: dict[bytes, bytes]) -> bool:
         """Whether a request goes the short way, to the worker, and not to the app."""

@@ -93,11 +93,13 @@ class Connection(HttpToolsProtocol):
     admission: ClassVar[Admission]
     _date: ClassVar[tuple[object, bytes]] = (None, b"")
 
+    # Handed over by another worker, and not to be handed on.
+    is_settled = False
     # A Prediction, or uvicorn's own for a request to the app.
     cycle: Any
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuse the connection where there are too many."""
+        """Hand the connection to another worker, refuse it, or keep it."""
         super().connection_made(transport)
         self.worker = self.admission.worker
         self.settings = self.worker.settings
@@ -112,6 +114,10 @@ class Connection(HttpToolsProtocol):
         self.next_refusal = 0.0
         # Whose answer comes next; `cycle` is the request that was parsed last.
         self._turn: Any = None
+        if not self.is_settled and self.admission.hand_over(self):
+            # The connection itself lives on, elsewhere.
+            transport.abort()
+            return
         refusal = self.admission.admit(self)
         if refusal is not None:
             self._write(refusal, keep_alive=False)

@@ -15,17 +15,21 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import FrameType
 
 import msgspec
+import uvicorn
 from starlette.applications import Starlette
 
 from artifacts.predictor import open_bundle
 from serving.admission import Admission
 from serving.connection import Connection
 from serving.metrics import Metrics
+from serving.neighbours import Neighbours
 from serving.rundir import Report, RunDirectory
 from serving.served import Prepared, model_thread, prepare
 from serving.settings import Settings
@@ -86,6 +90,8 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     Connection.admission = admission = Admission(worker, tokens, short_way=short_way)
     sys.setswitchinterval(_SWITCH_S)
     _allow_files(settings.max_connections + _OTHER_FILES)
+    if shared is not None:
+        admission.neighbours = _meet_neighbours(shared.neighbours)
     _drain_on_sigterm(worker, settings)
     freeze()
     directory.report(Report(worker.model.reference))
@@ -100,11 +106,46 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             task.cancel()
+        if admission.neighbours is not None:
+            admission.neighbours.close()
         await worker.close()
         with contextlib.suppress(OSError):
             worker.metrics.write()
         if shared is None or os.getppid() != parent:
             directory.remove()
+
+
+def _meet_neighbours(directory: Path) -> Neighbours | None:
+    """For connections to be shared out evenly. With TLS they stay where the handshake was."""
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if not isinstance(server, uvicorn.Server) or server.config.is_ssl:
+        return None
+    loop = asyncio.get_running_loop()
+    arriving: set[asyncio.Task[None]] = set()
+
+    async def arrive(connection: socket.socket) -> None:
+        def protocol() -> Connection:
+            protocol = Connection(server.config, server.server_state, server.lifespan.state)
+            protocol.is_settled = True
+            return protocol
+
+        try:
+            await loop.connect_accepted_socket(protocol, connection)
+        except OSError as error:
+            connection.close()
+            _log.info("a connection was gone before it arrived: %s", error)
+
+    def take(connection: socket.socket) -> None:
+        connection.setblocking(False)
+        task = loop.create_task(arrive(connection))
+        arriving.add(task)
+        task.add_done_callback(arriving.discard)
+
+    try:
+        return Neighbours(directory, take)
+    except OSError as error:
+        _log.warning("connections are not shared out among workers: %s", error)
+        return None
 
 
 def _allow_files(wanted: int) -> None:
@@ -154,6 +195,11 @@ async def _watch_connections(admission: Admission) -> None:
         now = loop.time()
         for connection in list(admission.connections):
             connection.expire(now)
+        if admission.neighbours is not None:
+            if admission.worker.draining:
+                admission.neighbours.leave()
+            else:
+                admission.neighbours.look()
         ticks += 1
         if ticks % _TICKS_A_WRITE == 0:
             admission.worker.counts()

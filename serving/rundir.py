@@ -3,6 +3,7 @@
 orders.json        from the process that started the workers: what to serve, what to prepare
 workers/PID.json   from each worker: what it serves, how far it is
 counts/PID.json    from each worker: see `serving.metrics`
+neighbours/        from each worker: see `serving.neighbours`
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.counts = path / "counts"
+        self.neighbours = path / "neighbours"
         self._workers = path / "workers"
         self._orders = path / "orders.json"
 

@@ -115,6 +115,25 @@ def test_killed_workers_cost_their_own_requests_and_are_replaced(
     assert "another is started" in service.log.read_text()
 
 
+def test_connections_are_shared_out_evenly_among_workers(service: Server) -> None:
+    """Those that are open at any time, however quickly they came and whoever accepted them."""
+    counts = Path(psutil.Process(workers_of(service)[0]).environ()["PARITYLINE_RUN_DIRECTORY"])
+
+    def open_now() -> list[int]:
+        files = [counts / "neighbours" / f"{pid}.counts" for pid in workers_of(service)]
+        return [int(np.frombuffer(file.read_bytes(), np.int64)[0]) for file in files]
+
+    wait_until(lambda: open_now() == [0, 0])
+    # They look for each other several times a second.
+    time.sleep(1.5)
+    with opened(service, 40) as refused:
+        assert refused == 0
+        wait_until(lambda: sum(open_now()) == 40)
+        # At the same moment both may have kept one.
+        assert max(open_now()) <= 22
+    wait_until(lambda: open_now() == [0, 0])
+
+
 def test_sums_over_workers_outlive_a_worker(service: Server, pictures: np.ndarray) -> None:
     """Each worker's /metrics counts what all have done, and nothing twice."""
 

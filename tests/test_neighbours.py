@@ -1,0 +1,114 @@
+"""Workers that hand each other connections, several in one process here."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from serving.neighbours import Neighbours
+
+
+class Worker:
+    """Holds what it accepts and what it is given."""
+
+    def __init__(self, directory: Path, pid: int) -> None:
+        self.held: list[socket.socket] = []
+        self.neighbours = Neighbours(directory, self.keep, pid=pid)
+
+    def keep(self, connection: socket.socket) -> None:
+        self.held.append(connection)
+        self.neighbours.tell(len(self.held))
+
+    def accept(self) -> bool:
+        """Whether it kept the connection."""
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        if self.neighbours.hand_over(ours.fileno(), len(self.held)):
+            ours.close()
+            return False
+        self.keep(ours)
+        return True
+
+    def close(self) -> None:
+        self.neighbours.close()
+        for connection in self.held:
+            connection.close()
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_who_accepts_them_all_ends_with_as_many_as_the_others(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        workers = [Worker(tmp_path, pid) for pid in (1, 2, 3)]
+        for worker in workers:
+            worker.neighbours.look()
+        # Before any other worker has had a moment to take what it was given.
+        for _ in range(30):
+            workers[0].accept()
+        assert len(workers[0].held) == 10
+        while sum(len(worker.held) for worker in workers) < 30:
+            await asyncio.sleep(0.001)
+        assert [len(worker.held) for worker in workers] == [10, 10, 10]
+        # They are the connections themselves.
+        assert all(connection.recv(1) == b"" for worker in workers for connection in worker.held)
+        # The fewest gets the next one.
+        workers[2].held.pop().close()
+        workers[2].neighbours.tell(9)
+        assert not workers[1].accept()
+        await asyncio.sleep(0.05)
+        assert [len(worker.held) for worker in workers] == [10, 10, 10]
+        for worker in workers:
+            worker.close()
+        assert not list(tmp_path.iterdir())
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("end", ["leaves", "is killed", "takes nothing"])
+def test_nothing_is_lost_on_a_worker_that_takes_no_more(tmp_path: Path, end: str) -> None:
+    async def scenario() -> None:
+        here, there = Worker(tmp_path, 1), Worker(tmp_path, 2)
+        here.neighbours.look()
+        if end == "leaves":
+            there.neighbours.leave()
+        elif end == "is killed":
+            there.neighbours._socket.close()
+        kept = sum(here.accept() for _ in range(1000))
+        if end == "takes nothing":
+            # It gets half at most, and fewer where its socket holds no more.
+            assert 500 <= kept < 1000
+            await asyncio.sleep(0.05)
+            assert len(there.held) == 1000 - kept
+        else:
+            assert kept == 1000
+        if end == "is killed":
+            assert not (tmp_path / "2.counts").exists()
+            there.neighbours._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            there.neighbours._socket.setblocking(False)
+        for worker in (here, there):
+            worker.close()
+
+    run(scenario)
+
+
+def test_one_worker_alone_keeps_all(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        worker = Worker(tmp_path, 1)
+        assert all(worker.accept() for _ in range(5))
+        worker.close()
+
+    run(scenario)
+
+
+def test_a_directory_of_too_long_a_name_is_refused(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with pytest.raises(OSError, match="too long"):
+            Worker(tmp_path / ("x" * 120), 1)
+
+    run(scenario)
