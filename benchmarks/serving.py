@@ -161,7 +161,8 @@ def rows256(setting: Setting) -> tuple[list[str], dict]:
             "FastAPI, raw bytes", FLOOR, servers.fastapi_raw, wires.fastapi_raw(images, expected)
         ),
     ]
-    found, bare = beside_alone(setting, mlp.bundle, entrants, [(list(images), 1)])
+    found, alone_rates = beside_alone(setting, mlp.bundle, entrants, [(list(images), 1)])
+    bare = [max(rates) for rates in alone_rates]
     title = f"{ROWS} images a request, rows/s, beside ONNX Runtime alone ({setting.workers} x 1)"
     return under(title, entrants, found, bare, goal=0.5), {**recorded(found), "alone": bare}
 
@@ -175,12 +176,19 @@ def jpeg(setting: Setting) -> tuple[list[str], dict]:
     # Eight at once take less time each, as they do where requests are joined to batches.
     eights = [pictures[start : start + 8] for start in range(0, len(pictures) // 8 * 8, 8)]
     ways = [([[picture] for picture in pictures], 1), (eights, 8)]
-    found, bare = beside_alone(setting, resnet.bundle, entrants, ways)
+    found, alone_rates = beside_alone(setting, resnet.bundle, entrants, ways)
+    bare = [max(rates) for rates in alone_rates]
     title = (
         "One 224 x 224 JPEG a request (resnet18), pictures/s, beside decoding and ONNX Runtime "
         f"alone, one by one or eight at once, whichever is faster ({setting.workers} x 1)"
     )
-    return under(title, entrants, found, bare, goal=0.9), {**recorded(found), "alone": bare}
+    lines = under(title, entrants, found, bare, goal=0.9)
+    one_by_one = [
+        figure.requests_per_s / rates[0]
+        for figure, rates in zip(found[entrants[0].name][16], alone_rates, strict=True)
+    ]
+    lines += ["", f"- Of one by one alone: {spread(one_by_one, 2)}."]
+    return lines, {**recorded(found), "alone": alone_rates}
 
 
 def in_turns(setting: Setting, bundle: Bundle, entrants: Sequence[Entrant]) -> dict[str, Figures]:
@@ -199,26 +207,26 @@ def beside_alone(
     bundle: Bundle,
     entrants: Sequence[Entrant],
     ways: Sequence[tuple[alone.Items, int]],
-) -> tuple[dict[str, Figures], list[float]]:
-    """Each round the work alone, in requests/s, and every entrant's figures.
+) -> tuple[dict[str, Figures], list[list[float]]]:
+    """Each round the work alone, in requests/s for each of the ways, and every entrant's figures.
 
     ways: how it may be done alone, with the number of requests that an item stands for.
     """
     found: dict[str, Figures] = {entrant.name: {} for entrant in entrants}
-    bare = []
+    alone_rates = []
     for number in range(setting.rounds):
         seconds, processes = setting.seconds, setting.workers
         rates = [
             alone.rate(bundle.path, items, processes=processes, seconds=seconds) * size
             for items, size in ways
         ]
-        bare.append(max(rates))
+        alone_rates.append(rates)
         print(f"round {number}, alone: {rates} requests/s", flush=True)
         for entrant in entrants:
             for connections, figure in measured(setting, bundle, entrant, (16,)).items():
                 found[entrant.name].setdefault(connections, []).append(figure)
                 print(f"round {number}, {entrant.name}, {connections}: {figure}", flush=True)
-    return found, bare
+    return found, alone_rates
 
 
 def measured(

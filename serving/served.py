@@ -23,7 +23,7 @@ from serving.wire import RequestDecoder, response_encoder
 # A batch that takes no longer runs on the event loop's own thread.
 _ON_LOOP_S = 0.002
 # Without a setting, what waits is at most so many batches, and never less than this.
-_QUEUE_BATCHES = 25
+_QUEUE_BATCHES = 20
 _QUEUE_S = 0.05
 
 
