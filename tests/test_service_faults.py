@@ -117,10 +117,11 @@ def test_killed_workers_cost_their_own_requests_and_are_replaced(
 
 def test_connections_are_shared_out_evenly_among_workers(service: Server) -> None:
     """Those that are open at any time, however quickly they came and whoever accepted them."""
-    counts = Path(psutil.Process(workers_of(service)[0]).environ()["PARITYLINE_RUN_DIRECTORY"])
+    environment = psutil.Process(workers_of(service)[0]).environ()
+    neighbours = Path(environment["PARITYLINE_RUN_DIRECTORY"]) / "neighbours"
 
     def open_now() -> list[int]:
-        files = [counts / "neighbours" / f"{pid}.counts" for pid in workers_of(service)]
+        files = [neighbours / f"{pid}.counts" for pid in workers_of(service)]
         return [int(np.frombuffer(file.read_bytes(), np.int64)[0]) for file in files]
 
     wait_until(lambda: open_now() == [0, 0])
