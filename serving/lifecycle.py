@@ -134,6 +134,8 @@ def _meet_neighbours(directory: Path) -> Neighbours | None:
         except OSError as error:
             connection.close()
             _log.info("a connection was gone before it arrived: %s", error)
+        finally:
+            neighbours.arrived()
 
     def take(connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -142,10 +144,11 @@ def _meet_neighbours(directory: Path) -> Neighbours | None:
         task.add_done_callback(arriving.discard)
 
     try:
-        return Neighbours(directory, take)
+        neighbours = Neighbours(directory, take)
     except OSError as error:
         _log.warning("connections are not shared out among workers: %s", error)
         return None
+    return neighbours
 
 
 def _allow_files(wanted: int) -> None:

@@ -55,12 +55,17 @@ class Neighbours:
     def __init__(
         self, directory: Path, take: Callable[[socket.socket], None], *, pid: int | None = None
     ) -> None:
-        """directory: of all workers. take: gets a connection that another worker has accepted.
+        """directory: of all workers. take: gets a connection that another worker has accepted, and
+        calls `arrived` once that is among this one's, or is not to be.
 
         Raises OSError where the directory's path is too long for a socket, or cannot be written.
         """
         self._directory = directory
         self._take = take
+        self._connections = 0
+        self._has_left = False
+        # Taken from others, and not among the connections yet.
+        self._arriving = 0
         directory.mkdir(exist_ok=True)
         self._file = directory / f"{pid or os.getpid()}.counts"
         self._socket_file = self._file.with_suffix(".socket")
@@ -92,10 +97,20 @@ class Neighbours:
 
     def tell(self, connections: int) -> None:
         """So many are open here."""
-        self._counts[_OPEN] = connections
+        self._connections = connections
+        if not self._has_left:
+            self._counts[_OPEN] = connections + self._arriving
+
+    def arrived(self) -> None:
+        """One that was taken counts with the others now."""
+        self._arriving -= 1
+        self.tell(self._connections)
 
     def hand_over(self, file_descriptor: int, own: int) -> bool:
         """Whether another worker has it now, as that has fewer than the `own` of this one."""
+        # What others have handed to this one in the meantime is its own as well.
+        self._receive()
+        own += self._arriving
         descriptors = array.array("i", [file_descriptor])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
         while own and self._others:
@@ -119,6 +134,7 @@ class Neighbours:
 
     def leave(self) -> None:
         """Take no more from others."""
+        self._has_left = True
         self._counts[_OPEN] = _FULL
         self._file.unlink(missing_ok=True)
 
@@ -134,6 +150,9 @@ class Neighbours:
         with contextlib.suppress(BlockingIOError):
             while True:
                 _, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
+                # They count as open before they no longer count as given.
+                self._arriving += len(descriptors)
+                self.tell(self._connections)
                 self._counts[_TAKEN] += len(descriptors)
                 for descriptor in descriptors:
                     self._take(socket.socket(fileno=descriptor))

@@ -17,11 +17,20 @@ class Worker:
 
     def __init__(self, directory: Path, pid: int) -> None:
         self.held: list[socket.socket] = []
-        self.neighbours = Neighbours(directory, self.keep, pid=pid)
+        self.neighbours = Neighbours(directory, self.take, pid=pid)
+        # Instead of at once, what is taken waits here.
+        self.waiting: list[socket.socket] | None = None
 
     def keep(self, connection: socket.socket) -> None:
         self.held.append(connection)
         self.neighbours.tell(len(self.held))
+
+    def take(self, connection: socket.socket) -> None:
+        if self.waiting is not None:
+            self.waiting.append(connection)
+            return
+        self.keep(connection)
+        self.neighbours.arrived()
 
     def accept(self) -> bool:
         """Whether it kept the connection."""
@@ -66,6 +75,29 @@ def test_who_accepts_them_all_ends_with_as_many_as_the_others(tmp_path: Path) ->
         for worker in workers:
             worker.close()
         assert not list(tmp_path.iterdir())
+
+    run(scenario)
+
+
+def test_what_was_taken_counts_before_it_is_open(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        here, there = Worker(tmp_path, 1), Worker(tmp_path, 2)
+        here.neighbours.look()
+        there.neighbours.look()
+        waiting = there.waiting = []
+        for _ in range(5):
+            for _ in range(8):
+                here.accept()
+            await asyncio.sleep(0.02)
+        assert len(here.held) == len(waiting) == 20
+        # Nor does the one that they come to take itself for idle.
+        assert not here.neighbours.hand_over(waiting[0].fileno(), 20)
+        there.waiting = None
+        for connection in waiting:
+            there.take(connection)
+        assert here.accept() and not here.accept()
+        for worker in (here, there):
+            worker.close()
 
     run(scenario)
 

@@ -130,8 +130,8 @@ def test_connections_are_shared_out_evenly_among_workers(service: Server) -> Non
     with opened(service, 40) as refused:
         assert refused == 0
         wait_until(lambda: sum(open_now()) == 40)
-        # At the same moment both may have kept one.
-        assert max(open_now()) <= 22
+        # Both decide at the same moments, by what they know of each other.
+        assert max(open_now()) <= 26
     wait_until(lambda: open_now() == [0, 0])
 
 
