@@ -49,11 +49,14 @@ class Admission:
         if self.neighbours is None:
             return False
         descriptor = connection.transport.get_extra_info("socket").fileno()
-        return self.neighbours.hand_over(descriptor, len(self.connections))
+        return self.neighbours.hand_over(descriptor)
 
     def admit(self, connection: Connection) -> Reply | None:
         """Count it among the open ones; the refusal where there are too many."""
         self.connections.add(connection)
+        if connection.is_arriving and self.neighbours is not None:
+            connection.is_arriving = False
+            self.neighbours.arrived()
         self._count_connections()
         most = self.worker.settings.max_connections
         if len(self.connections) <= most:

@@ -93,8 +93,8 @@ class Connection(HttpToolsProtocol):
     admission: ClassVar[Admission]
     _date: ClassVar[tuple[object, bytes]] = (None, b"")
 
-    # Handed over by another worker, and not to be handed on.
-    is_settled = False
+    # Taken from another worker, so not to be handed on, and not among the connections yet.
+    is_arriving = False
     # A Prediction, or uvicorn's own for a request to the app.
     cycle: Any
 
@@ -114,7 +114,7 @@ class Connection(HttpToolsProtocol):
         self.next_refusal = 0.0
         # Whose answer comes next; `cycle` is the request that was parsed last.
         self._turn: Any = None
-        if not self.is_settled and self.admission.hand_over(self):
+        if not self.is_arriving and self.admission.hand_over(self):
             # The connection itself lives on, elsewhere.
             transport.abort()
             return

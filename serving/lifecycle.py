@@ -124,18 +124,16 @@ def _meet_neighbours(directory: Path) -> Neighbours | None:
     arriving: set[asyncio.Task[None]] = set()
 
     async def arrive(connection: socket.socket) -> None:
-        def protocol() -> Connection:
-            protocol = Connection(server.config, server.server_state, server.lifespan.state)
-            protocol.is_settled = True
-            return protocol
-
+        protocol = Connection(server.config, server.server_state, server.lifespan.state)
+        protocol.is_arriving = True
         try:
-            await loop.connect_accepted_socket(protocol, connection)
+            await loop.connect_accepted_socket(lambda: protocol, connection)
         except OSError as error:
             connection.close()
             _log.info("a connection was gone before it arrived: %s", error)
         finally:
-            neighbours.arrived()
+            if protocol.is_arriving:
+                neighbours.arrived()
 
     def take(connection: socket.socket) -> None:
         connection.setblocking(False)
