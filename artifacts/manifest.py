@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from artifacts.configs import NetworkConfig
 from artifacts.inputs import Frozen, InputSpec, input_name
+from artifacts.profile import ColumnProfile, check_profile
 from artifacts.steps import Encode, Reorder, Step
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -212,6 +213,8 @@ class Manifest(Frozen):
     graph's `logits` are those whose softmax is `probabilities`. threshold: what the second of two
     labels' probability must exceed for it to be the answer; see `artifacts.decision`. recipe:
     resolved, with the device and the thread count that were used, without the paths of the machine.
+    profile: what a table's columns looked like in training, for `artifacts.drift`; empty for
+    pictures.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -237,6 +240,7 @@ class Manifest(Frozen):
     recipe: dict[str, Any]
     seed: int
     data: DataInfo
+    profile: tuple[ColumnProfile, ...] = ()
     packages: dict[str, str]
     commit: str | None
     onnx_opset: int
@@ -266,6 +270,11 @@ class Manifest(Frozen):
                 )
         elif sorted(step.channels) != list(range(width)):
             raise ValueError(f"reorder: expected each of {width} channels once")
+
+    @model_validator(mode="after")
+    def _profile_fits_the_input(self) -> Manifest:
+        check_profile(self.profile, self.input)
+        return self
 
     @model_validator(mode="after")
     def _labels_fit_the_task(self) -> Manifest:

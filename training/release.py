@@ -17,9 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from artifacts.backends import Model, run_module
 from artifacts.bundle import Bundle, Golden, write_bundle
-from artifacts.inputs import input_name
+from artifacts.inputs import TableInput, input_name
 from artifacts.manifest import BUNDLE_FILES, GOLDEN, PARITY, REPORT, DataInfo, Manifest, Study
 from artifacts.networks import DeployedClassifier
+from artifacts.profile import ColumnProfile, column_profiles
 from artifacts.references import promote as promote_bundle
 from training.batches import Batches
 from training.data import Dataset
@@ -108,6 +109,7 @@ def release(trained: Trained, store: Path, say: Callable[[str], None], *, promot
         recipe=trained.resolved,
         seed=recipe.train.seed,
         data=trained.info,
+        profile=_profile(dataset),
         packages=_package_versions(),
         commit=commit(),
         onnx_opset=exported.onnx_opset,
@@ -141,6 +143,13 @@ def max_batch_size(recipe: Recipe, dataset: Dataset) -> int:
     """The recipe's, or 1024; for large pictures as many as hold 4 million values, at least 64."""
     values = int(np.prod(dataset.input.shape))
     return recipe.export.max_batch_size or min(1024, max(64, 2**22 // values))
+
+
+def _profile(dataset: Dataset) -> tuple[ColumnProfile, ...]:
+    if not isinstance(dataset.input, TableInput):
+        return ()
+    assert isinstance(dataset.train.raw, np.ndarray)
+    return column_profiles(dataset.train.raw, dataset.input)
 
 
 def _golden(eager: Model, dataset: Dataset, recipe: Recipe) -> Golden:
