@@ -7,6 +7,7 @@ holds numbers, and looks at each different value once where it does not.
 from __future__ import annotations
 
 import datetime
+import json
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,7 @@ def encode_table(table: pa.Table, spec: TableInput) -> tuple[np.ndarray, dict[in
 
 def encode_array(column: ColumnSpec, array: pa.ChunkedArray) -> tuple[np.ndarray, dict[int, str]]:
     """`encode_column` for an Arrow column: float64 [N, column.width], and what is wrong by row."""
-    cells = array.combine_chunks()
-    if pa.types.is_dictionary(cells.type):
-        cells = cells.dictionary_decode()
+    cells = _plain(array)
     if not _may_hold(column, cells.type):
         wanted = {
             "number": "numbers",
@@ -57,18 +56,44 @@ def encode_array(column: ColumnSpec, array: pa.ChunkedArray) -> tuple[np.ndarray
         numbers = _numbers(cells)
         if numbers is not None:
             return encode_column(column, numbers)
-    # Each different cell is parsed once, by the one rule.
+    try:
+        different, places = code_cells(cells)
+    except DataError as error:
+        raise DataError(f"column {column.name!r}: {error}") from error
+    values, reasons = encode_column(column, different)
+    wrong = np.flatnonzero(np.isin(places, list(reasons))).tolist()
+    return values[places], {row: reasons[int(places[row])] for row in wrong}
+
+
+def code_cells(array: pa.Array | pa.ChunkedArray) -> tuple[list[Any], np.ndarray]:
+    """A column's different cells, None last, and the place of each row's among them, int [N].
+
+    So that each different cell is looked at once. Raises DataError for a text that is not UTF-8.
+    """
+    cells = _plain(array)
     if pa.types.is_float16(cells.type):
         cells = pc.cast(cells, pa.float32())
     coded = cells.dictionary_encode()
     try:
         different = _cells(coded.dictionary)
     except UnicodeDecodeError as error:
-        raise DataError(f"column {column.name!r}: not UTF-8: {error}") from error
-    values, reasons = encode_column(column, [*different, None])
+        raise DataError(f"not UTF-8: {error}") from error
     places = pc.fill_null(coded.indices, len(different)).to_numpy(zero_copy_only=False)
-    wrong = np.flatnonzero(np.isin(places, list(reasons))).tolist()
-    return values[places], {row: reasons[int(places[row])] for row in wrong}
+    return [*different, None], places
+
+
+def class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+    """What a column of integers stands for, where Hugging Face's metadata says it, else None.
+
+    Raises DataError for metadata that are damaged.
+    """
+    text = (schema.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        feature = json.loads(text).get("info", {}).get("features", {}).get(column, {})
+        names = feature.get("names")
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"its huggingface metadata is damaged: {error}") from error
+    return tuple(map(str, names)) if isinstance(names, list) else None
 
 
 def image_column(schema: pa.Schema) -> str:
@@ -123,6 +148,11 @@ def encode_pictures(
         else:
             raw[row] = np.array(list(pixels), dtype=np.uint8).reshape(spec.shape)
     return raw, bad
+
+
+def _plain(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+    cells = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    return cells.dictionary_decode() if pa.types.is_dictionary(cells.type) else cells
 
 
 def _cells(array: pa.Array) -> list[Any]:

@@ -12,6 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional import classification as reference
 
+from artifacts.estimates import (
+    difference_interval,
+    label_counts,
+    label_metrics,
+    log_losses,
+    wilson_interval,
+)
 from artifacts.networks import DeployedClassifier
 from artifacts.preprocess import Preprocess
 from training.calibration import (
@@ -22,16 +29,7 @@ from training.calibration import (
     probabilities_at,
     reliability_bins,
 )
-from training.metrics import (
-    area_under_curve,
-    average_precision,
-    classification_metrics,
-    confusion_matrix,
-    difference_interval,
-    label_metrics,
-    log_losses,
-    wilson_interval,
-)
+from training.metrics import area_under_curve, average_precision, classification_metrics
 
 
 def drawn(
@@ -139,7 +137,7 @@ def test_bins_hold_their_upper_edge_and_confidence_one_is_in_the_last() -> None:
 def test_the_figures_of_each_label_equal_torchmetrics() -> None:
     logits, labels = drawn(4, 800, 6)
     answered = logits.argmax(axis=1)
-    found = label_metrics(confusion_matrix(answered, labels, 6))
+    found = label_metrics(*label_counts(answered, labels, 6))
     tensors = torch.from_numpy(answered), torch.from_numpy(labels)
     for name in ("precision", "recall", "f1"):
         function = getattr(reference, f"multiclass_{name if name != 'f1' else 'f1_score'}")
@@ -155,11 +153,13 @@ def test_the_figures_of_each_label_equal_torchmetrics() -> None:
 
 
 def test_figures_of_labels_without_rows_or_answers_are_left_out() -> None:
-    found = label_metrics(np.array([[3, 1, 0], [0, 0, 0], [2, 0, 0]]))
+    true, answered = np.array([0, 0, 0, 0, 2, 2]), np.array([0, 0, 0, 1, 0, 0])
+    found = label_metrics(*label_counts(answered, true, 3))
     assert found[0].recall == wilson_interval(3, 4) and found[0].precision == wilson_interval(3, 5)
     assert found[1].recall is None and found[1].precision == wilson_interval(0, 1)
     assert found[2].precision is None and found[2].f1 is not None and found[2].f1.value == 0
-    empty = label_metrics(np.array([[5, 0], [0, 0]]))[1]
+    alone = np.zeros(5, dtype=np.int64)
+    empty = label_metrics(*label_counts(alone, alone, 2))[1]
     assert (empty.precision, empty.recall, empty.f1, empty.support) == (None, None, None, 0)
 
 

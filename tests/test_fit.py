@@ -11,18 +11,14 @@ from torch import nn
 
 from artifacts.configs import LinearNetwork, MlpNetwork
 from artifacts.errors import DataError
+from artifacts.estimates import confusion_matrix, mean_interval, wilson_interval
 from artifacts.manifest import Epoch
 from artifacts.networks import build_network
 from training.batches import Batches
 from training.data import Part
 from training.fit import fit
 from training.losses import loss_of, predicted_class
-from training.metrics import (
-    classification_metrics,
-    confusion_matrix,
-    mean_interval,
-    wilson_interval,
-)
+from training.metrics import classification_metrics
 from training.recipe import TrainConfig
 
 CPU = torch.device("cpu")

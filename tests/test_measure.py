@@ -15,6 +15,7 @@ from rich.console import Console
 from artifacts.bundle import read_bundle
 from artifacts.decision import decide
 from artifacts.errors import DataError
+from artifacts.estimates import log_losses
 from artifacts.manifest import ONNX, Manifest
 from artifacts.predictor import Predictor, open_predictor
 from artifacts.summary import summary_lines
@@ -22,7 +23,7 @@ from serving.readers import read_chunks
 from serving.score import answer_table, score_file
 from serving.wire import response_encoder
 from training.data import load_dataset
-from training.metrics import classification_metrics, log_losses
+from training.metrics import classification_metrics
 from training.recipe import ExportConfig, load_recipe
 from training.run import run
 from training.threshold import choose_threshold

@@ -35,7 +35,7 @@ def test_the_service_pulls_in_no_training_library() -> None:
 
 
 def test_scoring_needs_neither_bentoml_nor_a_training_library() -> None:
-    loaded = modules_after("import serving.score")
+    loaded = modules_after("import serving.score, serving.target, serving.decay")
     assert "pyarrow" in loaded
     assert not loaded & (TRAINING_LIBRARIES | {"bentoml"})
 

@@ -10,12 +10,19 @@ import math
 import numpy as np
 import torch
 
+from artifacts.estimates import (
+    BINS,
+    bin_places,
+    brier_scores,
+    calibration_error,
+    log_losses,
+    mean_interval,
+    reliability,
+)
 from artifacts.manifest import CalibrationFigures, ReliabilityBin
-from training.metrics import log_losses, mean_interval
 
 LEAST_ROWS = 50
 LOWEST, HIGHEST = 1 / 16, 16.0
-BINS = 15
 _BITS = 12
 
 
@@ -73,13 +80,9 @@ def calibration_figures(
     """
     bins = reliability_bins(probabilities, labels)
     return CalibrationFigures(
-        ece=sum(
-            entry.rows / len(labels) * abs(entry.confidence - entry.accuracy)
-            for entry in bins
-            if entry.confidence is not None and entry.accuracy is not None
-        ),
+        ece=calibration_error(bins),
         log_loss=mean_interval(log_losses(probabilities, labels)),
-        brier=mean_interval(_brier_scores(probabilities, labels)),
+        brier=mean_interval(brier_scores(probabilities, labels)),
         bins=bins if keep_bins else (),
     )
 
@@ -87,24 +90,12 @@ def calibration_figures(
 def reliability_bins(probabilities: np.ndarray, labels: np.ndarray) -> tuple[ReliabilityBin, ...]:
     """The 15 bins (0, 1/15], ... (14/15, 1] of the most probable label's probability."""
     confidence = probabilities.max(axis=1).astype(np.float64)
-    correct = probabilities.argmax(axis=1) == labels
-    place = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence, side="left")
-    counts = np.bincount(place, minlength=BINS)
-    sums = np.bincount(place, confidence, minlength=BINS)
-    hits = np.bincount(place, correct, minlength=BINS)
-    return tuple(
-        ReliabilityBin(rows=n, confidence=float(total / n), accuracy=float(right / n))
-        if n
-        else ReliabilityBin(rows=0)
-        for n, total, right in zip(counts.tolist(), sums, hits, strict=True)
+    place = bin_places(confidence)
+    return reliability(
+        np.bincount(place, minlength=BINS),
+        np.bincount(place, confidence, minlength=BINS),
+        np.bincount(place, probabilities.argmax(axis=1) == labels, minlength=BINS),
     )
-
-
-def _brier_scores(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The squared distance from the true label's 1 and the others' 0, summed: float64 [N]."""
-    own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    squares = np.einsum("nk,nk->n", probabilities, probabilities, dtype=np.float64)
-    return np.maximum(squares - 2 * own + 1, 0.0)
 
 
 def _rounded(value: float) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from artifacts.arrow import encode_array
+from artifacts.arrow import code_cells, encode_array
 from artifacts.cells import (
     ColumnSpec,
     category_text,
@@ -78,7 +78,12 @@ def read_labels(
         raise DataError(
             f"{column}: expected labels that are texts, numbers or booleans, found {labels.type}"
         )
-    texts = [category_text(cell) for cell in labels.to_pylist()]
+    try:
+        different, places = code_cells(labels)
+    except DataError as error:
+        raise DataError(f"{column}: {error}") from error
+    named = [category_text(cell) for cell in different]
+    texts = [named[place] for place in places]
     missing = [row for row, text in enumerate(texts) if text is None]
     if missing:
         raise DataError(

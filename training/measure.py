@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from artifacts.estimates import standard_error
 from artifacts.manifest import Calibration, Epoch, Estimate, Metrics, Verdict
 from artifacts.networks import DeployedClassifier
 from training.batches import Batches
@@ -18,7 +19,7 @@ from training.calibration import (
 )
 from training.data import Dataset
 from training.evaluation import logits_of
-from training.metrics import classification_metrics, standard_error
+from training.metrics import classification_metrics
 from training.recipe import Recipe
 from training.threshold import choose_threshold
 from training.verdict import judge

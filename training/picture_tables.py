@@ -6,7 +6,6 @@ https://huggingface.co/docs/hub/datasets-image#parquet-format
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from artifacts.arrow import class_names
 from artifacts.errors import DataError
 from training.picture_arrays import index_labels, row_names
 from training.picture_files import PARTS, ListedPart, Names
@@ -160,13 +160,10 @@ def _read_columns(source: Path) -> tuple[str, tuple[str, ...] | None]:
             f"{source.name}: column {image!r}: expected encoded pictures (binary, or a struct "
             f"with bytes), found {schema.field(image).type}"
         )
-    text = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
-        feature = json.loads(text).get("info", {}).get("features", {}).get(LABEL_COLUMN, {})
-        names = feature.get("names")
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{source.name}: its huggingface metadata is damaged: {error}") from error
-    return image, tuple(map(str, names)) if isinstance(names, list) else None
+        return image, class_names(schema, LABEL_COLUMN)
+    except DataError as error:
+        raise DataError(f"{source.name}: {error}") from error
 
 
 def _read_batches(source: Path, image: str) -> Iterator[tuple[pa.Array, np.ndarray]]:

@@ -13,9 +13,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from artifacts.estimates import difference_interval
 from artifacts.manifest import Epoch, Metrics, Verdict
 from training.advice import against_overfitting, against_underfitting
-from training.metrics import difference_interval
 from training.recipe import Recipe
 
 # Of accuracy: what a gap's whole interval must exceed to count beside a rise of the loss; that and

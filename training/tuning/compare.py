@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from artifacts.decision import decide
+from artifacts.estimates import log_losses, standard_error
 from artifacts.manifest import Estimate
 from training.calibration import fit_temperature, probabilities_at
-from training.metrics import area_under_curve, log_losses, standard_error
+from training.metrics import area_under_curve
 
 # For each figure whether more is better.
 FIGURES = {"accuracy": True, "log_loss": False, "auc": True}
