@@ -12,6 +12,7 @@ from rich.console import Console
 from artifacts.backends import BackendName
 from artifacts.devices import DeviceChoice
 from artifacts.errors import ParitylineError, Stopped
+from serving.scoring.command import score
 
 app = typer.Typer(
     name="parityline",
@@ -421,35 +422,7 @@ def pull(
         _print(f"promoted: {pulled.manifest.name} now means this version")
 
 
-@app.command()
-def score(
-    bundle: BundleArgument,
-    input_: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A .parquet, .csv (or .csv.gz) or .npz file.")
-    ],
-    out: Annotated[str, typer.Option("--out", help="A folder that does not exist or is empty.")],
-    backend: BackendOption = "onnx",
-    device: DeviceOption = "auto",
-    batch_size: Annotated[
-        Optional[int],
-        typer.Option("--batch-size", min=1, help="Rows at a time; the bundle's largest is best."),
-    ] = None,
-) -> None:
-    """Score a file offline, with bit for bit the answers that the service gives.
-
-    Example: `parityline score digits pictures.npz --out scores`
-    """
-    from pathlib import Path
-
-    from artifacts import open_bundle
-    from serving.score import score_file
-
-    predictor = open_bundle(bundle, backend=backend, device=device)
-    summary = score_file(predictor, Path(input_), Path(out), batch_size=batch_size)
-    _print(
-        f"{summary.rows_in} rows in, {summary.rows_scored} scored, {summary.rows_rejected} "
-        f"rejected; {predictor.manifest.reference} on {predictor.device}; results in {out}"
-    )
+app.command()(score)
 
 
 class _extra:

@@ -128,8 +128,6 @@ def encode_pictures(
     if pa.types.is_binary(kind) or _is_large_binary(kind):
         raw, bad = decode_images(array.to_pylist(), spec)
         return raw, {row: f"column {name!r}: {reason}" for row, reason in bad.items()}
-    raw = np.zeros((len(array), *spec.shape), dtype=np.uint8)
-    bad = {}
     fixed = pa.types.is_fixed_size_binary(kind) and kind.byte_width == size
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     lists = lists or pa.types.is_fixed_size_list(kind)
@@ -138,16 +136,62 @@ def encode_pictures(
             f"column {name!r}: expected encoded pictures (binary, or a struct with bytes) or "
             f"{size} pixels (fixed-size binary, or lists of integers), found {kind}"
         )
-    for row, pixels in enumerate(array.to_pylist()):
-        if pixels is None or (lists and None in pixels):
-            bad[row] = f"column {name!r}: the value is missing"
-        elif len(pixels) != size:
-            bad[row] = f"column {name!r}: expected {size} pixels, found {len(pixels)}"
-        elif lists and (min(pixels) < 0 or max(pixels) > 255):
-            bad[row] = f"column {name!r}: expected pixels from 0 to 255, found others"
+    raw, reasons = _fixed_pixels(array, size) if fixed else _listed_pixels(array, size)
+    bad = {row: f"column {name!r}: {reason}" for row, reason in reasons.items()}
+    return raw.reshape(len(array), *spec.shape), bad
+
+
+_MISSING = "the value is missing"
+
+
+def _fixed_pixels(array: pa.Array, size: int) -> tuple[np.ndarray, dict[int, str]]:
+    """Fixed-size binary as uint8 [N, size]: Arrow's own memory, not a copy."""
+    start = array.offset * size
+    data = np.frombuffer(array.buffers()[1] or b"", dtype=np.uint8)
+    raw = data[start : start + len(array) * size].reshape(len(array), size)
+    missing = np.flatnonzero(_are_null(array)).tolist()
+    return raw, dict.fromkeys(missing, _MISSING)
+
+
+def _listed_pixels(array: pa.Array, size: int) -> tuple[np.ndarray, dict[int, str]]:
+    """Lists of integers as uint8 [N, size]; one of bytes alone, all of that size, is no copy."""
+    if pa.types.is_fixed_size_list(array.type):
+        ends = np.arange(array.offset, array.offset + len(array) + 1) * array.type.list_size
+    else:
+        ends = array.offsets.to_numpy()
+    lengths = np.diff(ends)
+    values = array.values.slice(int(ends[0]), int(ends[-1] - ends[0]))
+    filled = pc.fill_null(values, 0) if values.null_count else values
+    pixels = np.asarray(filled.to_numpy(zero_copy_only=False))
+    missing = _are_null(array)
+    fit = lengths == size
+    inside = slice(None) if fit.all() else np.repeat(fit, lengths)
+    found = pixels[inside].reshape(-1, size)
+    beyond = np.zeros(len(array), dtype=bool)
+    if found.dtype != np.uint8:
+        beyond[fit] = ((found < 0) | (found > 255)).any(axis=1)
+    if values.null_count:
+        nulls = np.repeat(np.arange(len(array)), lengths)[_are_null(values)]
+        missing[nulls] = True
+    raw = found.astype(np.uint8, copy=False)
+    if not fit.all():
+        raw = np.zeros((len(array), size), dtype=np.uint8)
+        raw[fit] = found
+    reasons: dict[int, str] = {}
+    for row in np.flatnonzero(missing | ~fit | beyond).tolist():
+        if missing[row]:
+            reasons[row] = _MISSING
+        elif not fit[row]:
+            reasons[row] = f"expected {size} pixels, found {lengths[row]}"
         else:
-            raw[row] = np.array(list(pixels), dtype=np.uint8).reshape(spec.shape)
-    return raw, bad
+            reasons[row] = "expected pixels from 0 to 255, found others"
+    return raw, reasons
+
+
+def _are_null(array: pa.Array) -> np.ndarray:
+    if not array.null_count:
+        return np.zeros(len(array), dtype=bool)
+    return np.asarray(array.is_null().to_numpy(zero_copy_only=False))
 
 
 def _plain(array: pa.Array | pa.ChunkedArray) -> pa.Array:

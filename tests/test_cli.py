@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from artifacts.pixels import encode_png
@@ -67,7 +69,15 @@ def test_score_writes_parts_and_says_how_many(
     rows = len(digits.golden.raw)
     assert f"{rows} rows in, {rows} scored, 0 rejected" in result.stdout
     again = parityline(*arguments, PARITYLINE_STORE=str(store))
-    assert again.returncode == 1 and "expected a new or empty folder" in again.stderr
+    assert (again.returncode, again.stdout) == (0, result.stdout)
+    other = parityline(*arguments, "--format", "csv", PARITYLINE_STORE=str(store))
+    assert other.returncode == 1 and "it holds a job with format" in other.stderr
+    pq.write_table(pa.table({"image": [b"no", b"picture"]}), tmp_path / "bad.parquet")
+    bad = ["score", "digits", str(tmp_path / "bad.parquet"), "--out", str(tmp_path / "bad")]
+    strict = parityline(*bad, "--max-rejects", "1", PARITYLINE_STORE=str(store))
+    assert strict.returncode == 1 and "expected at most 1, found 2" in strict.stderr
+    assert "rejected 2: column 'image': expected a picture" in strict.stdout
+    assert parityline(*bad, "--max-rejects", "2", PARITYLINE_STORE=str(store)).returncode == 0
 
 
 @pytest.mark.parametrize(

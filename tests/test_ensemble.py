@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -34,7 +33,7 @@ from artifacts.preprocess import Preprocess
 from artifacts.steps import Step
 from artifacts.summary import summary_lines
 from serving.page import render_page
-from serving.score import score_file
+from tests.scored import parts_of, score_file
 from tests.test_gate import (
     BGR_STEPS,
     MIXED,
@@ -186,7 +185,7 @@ def test_an_ensemble_is_shown_served_and_scored_as_any_model(
     raw = digits_study.dataset.test.raw[:40]
     np.savez(tmp_path / "rows.npz", images=raw)
     score_file(predictor, tmp_path / "rows.npz", tmp_path / "out", batch_size=16)
-    scored = pq.read_table(tmp_path / "out" / "part-00000.parquet")
+    scored = parts_of(tmp_path / "out")
     assert scored["index"].to_pylist() == predictor.predict(raw).index.tolist()
 
 

@@ -19,9 +19,9 @@ from artifacts.estimates import log_losses
 from artifacts.manifest import ONNX, Manifest
 from artifacts.predictor import Predictor, open_predictor
 from artifacts.summary import summary_lines
-from serving.readers import read_chunks
-from serving.score import answer_table, score_file
+from serving.scoring.answers import AnswerForm, answer_table
 from serving.wire import response_encoder
+from tests.scored import read_chunks, score_file
 from training.data import load_dataset
 from training.metrics import classification_metrics
 from training.recipe import ExportConfig, load_recipe
@@ -111,10 +111,16 @@ def test_every_way_out_answers_the_label_at_the_threshold(tuned: Predictor, tmp_
     lines = [",".join(columns), *(",".join(map(repr, row)) for row in raw.tolist())]
     (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
     (chunk,) = read_chunks(tmp_path / "rows.csv", tuned.manifest.input)
-    table = answer_table(tuned.manifest, chunk, predictions.probabilities)
+    table = answer_table(
+        tuned.manifest,
+        AnswerForm(),
+        rows=chunk.rows,
+        passed=chunk.passed,
+        probabilities=predictions.probabilities,
+    )
     assert table["index"].to_pylist() == expected.tolist()
     summary = score_file(tuned, tmp_path / "rows.csv", tmp_path / "out")
-    assert list(summary.label_counts.values()) == np.bincount(expected, minlength=2).tolist()
+    assert list(summary["label_counts"].values()) == np.bincount(expected, minlength=2).tolist()
 
 
 @given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3), min_size=1))

@@ -16,9 +16,9 @@ from PIL import Image
 from artifacts.inputs import CategoryColumn, DateColumn
 from artifacts.predictor import Predictor, open_predictor
 from artifacts.references import open_reference
-from serving.score import score_file
 from tests.answers import probabilities_in
 from tests.conftest import Server, parityline, start_server, stop_server, wait_until_ready
+from tests.scored import parts_of, rejected_of, score_file
 
 ROWS = 400
 # Rows as a caller may send them: everything missing, never seen, wild.
@@ -181,8 +181,8 @@ def test_cells_have_bit_for_bit_one_answer_by_every_way_in(
     pq.write_table(pa.table(texts), tmp_path / "rows.parquet")
     for file in ("rows.csv", "rows.parquet"):
         out = tmp_path / f"out-{file}"
-        assert score_file(churn, tmp_path / file, out).rows_scored == len(rows)
-        scored = pq.read_table(out / "part-00000.parquet")
+        assert score_file(churn, tmp_path / file, out)["rows_scored"] == len(rows)
+        scored = parts_of(out)
         offline = [scored[f"probability_{label}"] for label in churn.manifest.labels]
         np.testing.assert_array_equal(np.stack(offline, axis=1), online)
 
@@ -198,8 +198,8 @@ def test_a_bad_cell_is_named_by_every_way_in(
     pq.write_table(
         pa.table({name: [str(cell)] for name, cell in row.items()}), tmp_path / "r.parquet"
     )
-    assert score_file(churn, tmp_path / "r.parquet", tmp_path / "out").rows_rejected == 1
-    assert pq.read_table(tmp_path / "out" / "rejected.parquet")["reason"].to_pylist() == [message]
+    assert score_file(churn, tmp_path / "r.parquet", tmp_path / "out")["rows_rejected"] == 1
+    assert [entry["reason"] for entry in rejected_of(tmp_path / "out")] == [message]
 
 
 @pytest.mark.parametrize("backend", ["torchscript", "export", "eager"])

@@ -66,7 +66,7 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path) -> 
         assert "promoted: mine" in trained and "golden rows agree" in trained
         assert '"label":"0"' in asked and '"model":"mine@' in asked
         assert "1797 rows in, 1797 scored, 0 rejected" in scored
-        for block, printed in zip(blocks("python"), ("(256, 10)", "['"), strict=True):
+        for block, printed in zip(blocks("python"), ("(256, 10)", "1797 answered"), strict=True):
             block = block.replace("localhost:3000", f"127.0.0.1:{port}")
             done = subprocess.run(
                 [sys.executable, "-c", block], cwd=tmp_path, env=environment(tmp_path),

@@ -21,10 +21,10 @@ from artifacts.arrow import class_names
 from artifacts.errors import DataError
 from artifacts.estimates import log_losses
 from artifacts.manifest import Estimate, Metrics
-from serving.decay import compare
-from serving.ranking import Ranking
-from serving.target import TargetTally
-from serving.true_labels import MISSING, UNKNOWN, true_labels
+from serving.scoring.decay import compare
+from serving.scoring.ranking import Ranking
+from serving.scoring.target import TargetTally
+from serving.scoring.true_labels import MISSING, UNKNOWN, true_labels
 from training.calibration import calibration_figures
 from training.columns import read_labels
 from training.metrics import classification_metrics

@@ -15,11 +15,9 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from artifacts.predictor import Predictor
-from serving.score import score_file
 from tests.conftest import Server, start_server, stop_server, wait_until_ready
 from tests.firing import (
     as_binary,
@@ -32,6 +30,7 @@ from tests.firing import (
     wait_until,
     workers_of,
 )
+from tests.scored import parts_of, score_file
 
 # Runs in every Python process of the service before anything else: what it connects to and which
 # names it looks up goes to a file. uvloop does both without Python, and tells no hook.
@@ -109,7 +108,7 @@ def test_each_of_20000_concurrent_requests_gets_its_own_answer(
     assert len(np.unique(pictures.reshape(len(pictures), -1), axis=0)) == len(pictures)
     np.savez(tmp_path / "pictures.npz", images=pictures)
     score_file(digits, tmp_path / "pictures.npz", tmp_path / "scores")
-    table = pq.read_table(tmp_path / "scores" / "part-00000.parquet")
+    table = parts_of(tmp_path / "scores")
     columns = [table[f"probability_{label}"].to_numpy() for label in digits.manifest.labels]
     expected = np.stack(columns, axis=1)
     name = digits.manifest.name

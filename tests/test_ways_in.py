@@ -28,8 +28,8 @@ from artifacts.cells import (
 )
 from artifacts.errors import DataError
 from artifacts.inputs import BooleanColumn, CategoryColumn, Column, DateColumn, TableInput
-from serving.readers import read_chunks
 from serving.wire import RequestDecoder
+from tests.scored import read_chunks
 
 NUMBER = Column(name="number", missing="fill", low=0, high=1, typical=0.5)
 BOOLEAN = BooleanColumn(name="boolean", missing="fill", typical=True)

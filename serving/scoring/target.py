@@ -30,8 +30,8 @@ from artifacts.estimates import (
     reliability,
 )
 from artifacts.manifest import CalibrationFigures, Estimate, Metrics
-from serving.ranking import Ranking
-from serving.true_labels import MISSING, UNKNOWN
+from serving.scoring.ranking import Ranking
+from serving.scoring.true_labels import MISSING, UNKNOWN
 
 _FORMAT = 1
 # Probabilities looked at together: what is made of them stays in a core's cache.
@@ -149,7 +149,7 @@ class TargetTally:
         """As training measures a part; None without a row.
 
         All but AUC and average precision are exact; those are of probabilities in fine bins, whose
-        error `serving.ranking` tells.
+        error `serving.scoring.ranking` tells.
         """
         if not self.rows:
             return None

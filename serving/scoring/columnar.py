@@ -1,0 +1,187 @@
+"""Parquet and Arrow files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from artifacts.arrow import IMAGE_COLUMNS, holds_encoded_pictures
+from artifacts.inputs import ImageInput, TableInput
+from serving.scoring.chunks import Block, chunk_rows
+from serving.scoring.sources import Source
+from serving.scoring.units import UNIT_BYTES, UNIT_PICTURES, UNIT_ROWS, Unit
+
+# Of encoded pictures: they are larger once they are decoded.
+_CHUNK_PICTURES = 64
+# Pages are read as they are needed, not a row group as a whole.
+_BUFFER_BYTES = 2**20
+
+
+def _sizes(schema: pa.Schema, spec: ImageInput | TableInput) -> tuple[int, int]:
+    """Rows of a unit, and of a chunk."""
+    if (
+        isinstance(spec, ImageInput)
+        and set(IMAGE_COLUMNS) & set(schema.names)
+        and holds_encoded_pictures(schema)
+    ):
+        return UNIT_PICTURES, _CHUNK_PICTURES
+    return UNIT_ROWS, chunk_rows(spec)
+
+
+class ParquetReader:
+    """Row groups that are small are joined to units, those that are large are split."""
+
+    def __init__(self, source: Source, spec: ImageInput | TableInput) -> None:
+        self._source = source
+        self._file = pq.ParquetFile(source.open(), buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        self.schema = self._file.schema_arrow
+        self._unit_rows, self._chunk_rows = _sizes(self.schema, spec)
+        metadata = self._file.metadata
+        groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        # The row with which each row group begins, and the end.
+        self._starts = np.cumsum([0, *groups])
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._position = -1
+        self._columns: list[str] = []
+        self._rest: pa.RecordBatch | None = None
+
+    def units(self) -> Iterator[Unit]:
+        """Of equal size, within a row group or of whole ones."""
+        total = int(self._starts[-1])
+        per_row = self._source.size / max(1, total)
+        starts = set(self._starts.tolist())
+        number, first = 0, 0
+        for stop in self._stops():
+            if stop > first:
+                size = round((stop - first) * per_row)
+                fresh = first in starts
+                yield Unit(self._source.number, number, first, stop - first, None, size, fresh)
+                number, first = number + 1, stop
+
+    def _stops(self) -> Iterator[int]:
+        first = 0
+        for start, stop in zip(self._starts[:-1].tolist(), self._starts[1:].tolist(), strict=True):
+            if stop - first < self._unit_rows:
+                continue
+            if first < start and stop - start >= self._unit_rows:
+                # What came before is a unit of its own.
+                first = start
+                yield first
+            pieces = max(1, round((stop - first) / self._unit_rows))
+            yield from (first + (stop - first) * i // pieces for i in range(1, pieces + 1))
+            first = stop
+        yield int(self._starts[-1])
+
+    def blocks(self, unit: Unit, columns: Sequence[str]) -> Iterator[Block]:
+        """What lies before it in its row group is read and left, unless it was read just now."""
+        assert unit.rows is not None
+        wanted = list(columns)
+        if wanted != self._columns or not 0 <= self._position <= unit.first_row:
+            self._position = -1
+        group = int(np.searchsorted(self._starts, unit.first_row, side="right")) - 1
+        start = int(self._starts[group])
+        if self._position < start:
+            self._rest, self._position, self._columns = None, start, wanted
+            self._batches = self._file.iter_batches(
+                batch_size=self._chunk_rows,
+                row_groups=range(group, len(self._starts) - 1),
+                columns=wanted,
+                use_threads=False,
+            )
+        stop = unit.first_row + unit.rows
+        while self._position < stop:
+            position, self._position = self._position, -1
+            batch = self._rest if self._rest is not None else next(self._batches)
+            skipped = min(max(0, unit.first_row - position), len(batch))
+            taken = batch.slice(skipped, stop - position - skipped)
+            after = skipped + len(taken)
+            self._rest = batch.slice(after) if after < len(batch) else None
+            self._position = position + after
+            if len(taken):
+                first = position + skipped
+                yield Block(np.arange(first, first + len(taken)), pa.Table.from_batches([taken]))
+
+    def stream(self, columns: Sequence[str]) -> Iterator[tuple[Unit, Iterator[Block]]]:
+        """Every unit is known."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._batches = iter(())
+        self._file.close(force=True)
+
+
+class ArrowReader:
+    """Arrow's file format (Feather 2), of which units are whole record batches, and its stream."""
+
+    def __init__(self, source: Source, spec: ImageInput | TableInput) -> None:
+        self._source = source
+        self._file: pa.ipc.RecordBatchFileReader | None = None
+        try:
+            self._file = pa.ipc.open_file(source.open())
+            self.schema = self._file.schema
+        except pa.ArrowInvalid:
+            with source.stream() as stream, pa.ipc.open_stream(stream) as reader:
+                self.schema = reader.schema
+        self._unit_rows, self._chunk_rows = _sizes(self.schema, spec)
+
+    def units(self) -> Iterator[Unit]:
+        """Of a local file; elsewhere counting the rows is reading them."""
+        if self._file is None or not self._source.is_local:
+            yield Unit(self._source.number, 0, 0, None, None, self._source.size)
+            return
+        with pa.memory_map(self._source.path) as mapped, pa.ipc.open_file(mapped) as file:
+            batches = file.num_record_batches
+            per_batch = self._source.size // max(1, batches)
+            number = first = begun = rows = 0
+            for index in range(batches):
+                rows += file.get_batch(index).num_rows
+                if rows >= self._unit_rows or (index == batches - 1 and rows):
+                    place = (begun, index + 1)
+                    size = per_batch * (index + 1 - begun)
+                    yield Unit(self._source.number, number, first, rows, place, size)
+                    number, first, begun, rows = number + 1, first + rows, index + 1, 0
+
+    def blocks(self, unit: Unit, columns: Sequence[str]) -> Iterator[Block]:
+        """From its own record batches."""
+        assert self._file is not None
+        first = unit.first_row
+        for index in range(*unit.place):
+            table = pa.Table.from_batches([self._file.get_batch(index)]).select(list(columns))
+            yield from self._blocks(table, first)
+            first += len(table)
+
+    def stream(self, columns: Sequence[str]) -> Iterator[tuple[Unit, Iterator[Block]]]:
+        """Joined up to a unit's rows or bytes."""
+        wanted = list(columns)
+        with self._source.stream() as stream, pa.ipc.open_stream(stream) as reader:
+            number = first = 0
+            held: list[pa.RecordBatch] = []
+            for batch in reader:
+                held.append(batch)
+                rows = sum(map(len, held))
+                if rows >= self._unit_rows or sum(one.nbytes for one in held) >= UNIT_BYTES:
+                    yield self._unit(number, first, held, wanted)
+                    number, first, held = number + 1, first + rows, []
+            if sum(map(len, held)):
+                yield self._unit(number, first, held, wanted)
+
+    def _unit(
+        self, number: int, first: int, held: list[pa.RecordBatch], columns: list[str]
+    ) -> tuple[Unit, Iterator[Block]]:
+        table = pa.Table.from_batches(held)
+        unit = Unit(self._source.number, number, first, len(table))
+        return unit, self._blocks(table.select(columns), first)
+
+    def _blocks(self, table: pa.Table, first: int) -> Iterator[Block]:
+        for start in range(0, len(table), self._chunk_rows):
+            part = table.slice(start, self._chunk_rows)
+            yield Block(np.arange(first + start, first + start + len(part)), part)
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._file is not None:
+            self._file = None

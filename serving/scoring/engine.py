@@ -1,0 +1,255 @@
+"""A job on this machine: one process a core, or a device; each takes the next unit when it can.
+
+The processes are started anew, not forked: neither ONNX Runtime nor CUDA outlives a fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from artifacts.errors import DataError
+from artifacts.predictor import open_bundle
+from serving.scoring.scorer import Scorer, Work
+from serving.scoring.units import Unit
+
+# Units to choose from, for each process.
+_IN_VIEW = 32
+# How often a unit's process may die before the job is given up.
+_DEATHS = 2
+_ROOT = Path(__file__).resolve().parents[2]
+
+Done = Callable[[dict[str, Any]], None]
+
+
+def run_processes(
+    work: Work, units: Iterator[Unit], count: int, done: Done, recorded: set[str]
+) -> None:
+    """Score all units with `count` processes.
+
+    Raises what a process raised, or DataError where one died over and over. Whatever way it ends,
+    no process is left.
+    """
+    pool = _Pool(work, units, count, done, recorded)
+    try:
+        pool.run()
+    finally:
+        pool.close()
+
+
+class View:
+    """The units that are next, and who should have which."""
+
+    def __init__(self, units: Iterator[Unit], size: int) -> None:
+        self._units = units
+        self._size = size
+        self._next: deque[Unit] = deque()
+        self._ended = False
+
+    def give_back(self, unit: Unit) -> None:
+        """It has not been done after all."""
+        self._next.appendleft(unit)
+
+    def take(self, last: Unit | None) -> Unit | None:
+        """For the process that has had `last`: its successor, as the file is open there; or one
+        whose file, or row group, nobody has begun; or the middle of the longest row that is left.
+        """
+        while len(self._next) < self._size and not self._ended:
+            unit = next(self._units, None)
+            if unit is None:
+                self._ended = True
+            else:
+                self._next.append(unit)
+        if not self._next:
+            return None
+        chosen = next(
+            (unit for unit in self._next if last is not None and _follows(last, unit)), None
+        ) or next((unit for unit in self._next if unit.is_start), None)
+        if chosen is None:
+            longest: list[Unit] = []
+            row: list[Unit] = []
+            for unit in self._next:
+                row = [*row, unit] if row and _follows(row[-1], unit) else [unit]
+                longest = row if len(row) > len(longest) else longest
+            chosen = longest[len(longest) // 2]
+        self._next.remove(chosen)
+        return chosen
+
+
+def _follows(first: Unit, second: Unit) -> bool:
+    return second.source == first.source and second.number == first.number + 1
+
+
+def _settles(record: dict[str, Any], unit: Unit) -> bool:
+    """Whether all rows of a unit are done with this record."""
+    if unit.rows is None:
+        return bool(record["end"] and record["source"] == unit.source)
+    return bool(record["key"] == unit.key)
+
+
+@dataclass
+class _Process:
+    """units: what it has taken and not recorded yet."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    units: list[Unit] = field(default_factory=list)
+    last: Unit | None = None
+    waits: bool = False
+
+
+class _Pool:
+    def __init__(
+        self, work: Work, units: Iterator[Unit], count: int, done: Done, recorded: set[str]
+    ) -> None:
+        self._work = work
+        self._view = View(units, _IN_VIEW * count)
+        self._count = count
+        self._done = done
+        self._recorded = recorded
+        self._processes: list[_Process] = []
+        self._deaths: dict[str, int] = {}
+
+    def run(self) -> None:
+        self._processes = [self._start() for _ in range(self._count)]
+        while self._processes:
+            ready = wait([process.connection for process in self._processes])
+            for process in list(self._processes):
+                if process.connection in ready:
+                    self._hear(process)
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.process.kill()
+        for process in self._processes:
+            process.process.wait()
+            process.connection.close()
+
+    def _start(self) -> _Process:
+        ours, theirs = socket.socketpair()
+        connection = Connection(ours.detach())
+        environment = {**os.environ, "PYTHONPATH": _python_path(), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serving.scoring.engine", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment,
+        )  # fmt: skip
+        theirs.close()
+        started = _Process(process, connection)
+        with contextlib.suppress(OSError):
+            connection.send((self._work, self._recorded))
+        return started
+
+    def _hear(self, process: _Process) -> None:
+        try:
+            kind, value = process.connection.recv()
+        except (EOFError, OSError):
+            self._lost(process)
+            return
+        if kind == "record":
+            self._recorded.add(value["key"])
+            process.units = [unit for unit in process.units if not _settles(value, unit)]
+            self._done(value)
+        elif kind == "next":
+            unit = self._view.take(process.last)
+            if unit is not None:
+                process.last = unit
+                process.units.append(unit)
+            with contextlib.suppress(OSError):
+                process.connection.send(unit)
+        elif kind == "end":
+            self._ended(process)
+        else:
+            raise value
+
+    def _ended(self, process: _Process) -> None:
+        process.process.wait()
+        process.connection.close()
+        self._processes.remove(process)
+
+    def _lost(self, process: _Process) -> None:
+        """It was killed, for want of memory perhaps: another one goes on with its units."""
+        status = process.process.wait()
+        self._ended(process)
+        for unit in reversed(process.units):
+            self._deaths[unit.key] = self._deaths.get(unit.key, 0) + 1
+            if self._deaths[unit.key] >= _DEATHS:
+                raise DataError(
+                    f"row {unit.first_row} of {self._work.sources[unit.source].name}, or one soon "
+                    f"after it, ended the process that scored it {_DEATHS} times ({_cause(status)})"
+                )
+            self._view.give_back(unit)
+        if not process.units and process.last is None:
+            raise DataError(f"a process that was to score ended at its start ({_cause(status)})")
+        self._processes.append(self._start())
+
+
+def _cause(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    memory = ", as where there is too little memory" if status == -signal.SIGKILL else ""
+    return f"signal {signal.Signals(-status).name}{memory}"
+
+
+def _python_path() -> str:
+    """These very packages, wherever they are imported from."""
+    given = os.environ.get("PYTHONPATH")
+    return f"{_ROOT}{os.pathsep}{given}" if given else str(_ROOT)
+
+
+def _main(descriptor: int) -> None:
+    """A process of the pool."""
+    # Ctrl-C reaches all processes of a terminal; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = Connection(descriptor)
+    alone = threading.Lock()
+
+    def send(message: tuple[str, Any]) -> None:
+        with alone:
+            connection.send(message)
+
+    try:
+        work, recorded = connection.recv()
+
+        def units() -> Iterator[Unit]:
+            while True:
+                send(("next", None))
+                unit = connection.recv()
+                if unit is None:
+                    return
+                yield unit
+
+        predictor = open_bundle(work.bundle, backend=work.backend, device=work.device)
+        if predictor.manifest.content_sha256 != work.content_sha256:
+            raise DataError(f"{work.bundle}: it is another bundle now")
+        Scorer(work, predictor).run(units(), lambda record: send(("record", record)), recorded)
+        send(("end", None))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        # Who leads the job is gone.
+        os._exit(1)
+    except Exception as error:  # noqa: BLE001
+        send(("failed", _portable(error)))
+
+
+def _portable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301
+    # What an error of another library needs to be made again is not known.
+    except Exception:  # noqa: BLE001
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]))
