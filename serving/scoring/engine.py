@@ -15,14 +15,14 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from artifacts.errors import DataError
-from artifacts.predictor import open_bundle
-from serving.scoring.scorer import Scorer, Work
+from artifacts.predictor import Predictor, open_bundle
+from serving.scoring.scorer import Scorer, Work, best_batch
 from serving.scoring.units import Unit
 
 # Units to choose from, for each process.
@@ -35,16 +35,21 @@ Done = Callable[[dict[str, Any]], None]
 
 
 def run_processes(
-    work: Work, units: Iterator[Unit], count: int, done: Done, recorded: set[str]
+    work: Work,
+    predictor: Predictor,
+    units: Iterator[Unit],
+    count: int,
+    done: Done,
+    recorded: set[str],
 ) -> None:
-    """Score all units with `count` processes.
+    """Score all units with `count` processes, of which this is one.
 
     Raises what a process raised, or DataError where one died over and over. Whatever way it ends,
-    no process is left.
+    no other process is left.
     """
-    pool = _Pool(work, units, count, done, recorded)
+    pool = _Pool(work, units, count - 1, done, recorded)
     try:
-        pool.run()
+        pool.run(predictor)
     finally:
         pool.close()
 
@@ -111,31 +116,70 @@ class _Process:
 
 
 class _Pool:
+    """A thread leads the other processes, while this one scores as they do."""
+
     def __init__(
         self, work: Work, units: Iterator[Unit], count: int, done: Done, recorded: set[str]
     ) -> None:
         self._work = work
-        self._view = View(units, _IN_VIEW * count)
-        self._count = count
+        self._view = View(units, _IN_VIEW * (count + 1))
         self._done = done
         self._recorded = recorded
-        self._processes: list[_Process] = []
+        self._lock = threading.RLock()
         self._deaths: dict[str, int] = {}
+        self._error: BaseException | None = None
+        self._closing = False
+        # While they import what they need, this one goes on.
+        self._processes = [self._start() for _ in range(count)]
+        self._leader = threading.Thread(target=self._lead)
 
-    def run(self) -> None:
-        self._processes = [self._start() for _ in range(self._count)]
-        while self._processes:
-            ready = wait([process.connection for process in self._processes])
-            for process in list(self._processes):
-                if process.connection in ready:
-                    self._hear(process)
+    def run(self, predictor: Predictor) -> None:
+        """Until all is done."""
+        if self._work.batch_size is None:
+            self._work = replace(self._work, batch_size=best_batch(predictor))
+        for process in self._processes:
+            self._instruct(process)
+        self._leader.start()
+        Scorer(self._work, predictor).run(self._taken(), self._told, self._recorded)
+        self._leader.join()
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
-        for process in self._processes:
+        """End what is left."""
+        self._closing = True
+        for process in list(self._processes):
             process.process.kill()
+        if self._leader.ident is not None:
+            self._leader.join()
         for process in self._processes:
             process.process.wait()
             process.connection.close()
+
+    def _taken(self) -> Iterator[Unit]:
+        unit = None
+        while self._error is None and (unit := self._take(unit)) is not None:
+            yield unit
+
+    def _take(self, last: Unit | None) -> Unit | None:
+        with self._lock:
+            return self._view.take(last)
+
+    def _told(self, record: dict[str, Any]) -> None:
+        with self._lock:
+            self._recorded.add(record["key"])
+            self._done(record)
+
+    def _lead(self) -> None:
+        try:
+            while self._processes and not self._closing:
+                ready = wait([process.connection for process in self._processes])
+                for process in list(self._processes):
+                    if process.connection in ready and not self._closing:
+                        self._hear(process)
+        # Whatever it is, it is raised where the job was begun.
+        except BaseException as error:  # noqa: BLE001
+            self._error = error
 
     def _start(self) -> _Process:
         ours, theirs = socket.socketpair()
@@ -146,10 +190,11 @@ class _Pool:
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment,
         )  # fmt: skip
         theirs.close()
-        started = _Process(process, connection)
-        with contextlib.suppress(OSError):
-            connection.send((self._work, self._recorded))
-        return started
+        return _Process(process, connection)
+
+    def _instruct(self, process: _Process) -> None:
+        with contextlib.suppress(OSError), self._lock:
+            process.connection.send((self._work, self._recorded))
 
     def _hear(self, process: _Process) -> None:
         try:
@@ -158,11 +203,10 @@ class _Pool:
             self._lost(process)
             return
         if kind == "record":
-            self._recorded.add(value["key"])
             process.units = [unit for unit in process.units if not _settles(value, unit)]
-            self._done(value)
+            self._told(value)
         elif kind == "next":
-            unit = self._view.take(process.last)
+            unit = self._take(process.last)
             if unit is not None:
                 process.last = unit
                 process.units.append(unit)
@@ -189,10 +233,12 @@ class _Pool:
                     f"row {unit.first_row} of {self._work.sources[unit.source].name}, or one soon "
                     f"after it, ended the process that scored it {_DEATHS} times ({_cause(status)})"
                 )
-            self._view.give_back(unit)
+            with self._lock:
+                self._view.give_back(unit)
         if not process.units and process.last is None:
             raise DataError(f"a process that was to score ended at its start ({_cause(status)})")
         self._processes.append(self._start())
+        self._instruct(self._processes[-1])
 
 
 def _cause(status: int) -> str:

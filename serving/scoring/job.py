@@ -280,7 +280,7 @@ class _Job:
             # Not worth the start of other processes.
             Scorer(work, self.predictor).run(rest, done, recorded)
         else:
-            run_processes(work, rest, count, done, recorded)
+            run_processes(work, self.predictor, rest, count, done, recorded)
         return self._finish(time.perf_counter() - began)
 
     def _units(self) -> Iterator[Unit]:

@@ -140,7 +140,7 @@ class Scorer:
         self._chunks += 1
         if self._chunks == 2 and self._batch_size is None:
             # A short job would spend more time on it than it wins.
-            self._batch_size = _best_batch(self._predictor)
+            self._batch_size = best_batch(self._predictor)
         _, probabilities = self._predictor.run(chunk.raw, self._batch_size)
         index = decide(probabilities, self._manifest.threshold)
         part.counts += np.bincount(index, minlength=len(part.counts))
@@ -382,7 +382,7 @@ def unpacked(text: str) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _best_batch(predictor: Predictor) -> int:
+def best_batch(predictor: Predictor) -> int:
     """The rows at which the model is fastest here, measured on golden rows.
 
     Where the batch may show in the bits it is the same for every run.
