@@ -238,7 +238,7 @@ def test_what_cannot_be_read_is_said_before_anything_is_written(
         score_file(cancer, tmp_path / "rows.csv", tmp_path / "full")
     with pytest.raises(DataError, match="--out"):
         score_file(cancer, tmp_path / "rows.csv", tmp_path / "full" / "mine.txt")
-    with pytest.raises(DataError, match="--batch-size: expected at most 128"):
+    with pytest.raises(DataError, match="--batch-size: expected 1 to 128, found 129"):
         score_file(cancer, tmp_path / "rows.csv", tmp_path / "out", batch_size=129)
 
 

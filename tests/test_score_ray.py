@@ -1,0 +1,107 @@
+"""The same job on a real Ray of two CPUs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from artifacts.errors import DataError
+from artifacts.predictor import Predictor
+from serving.scoring.job import Options, score
+from serving.scoring.on_ray import ray_engine
+from tests.scored import parts_of, rejected_of
+from tests.test_score_again import bytes_of
+
+ray = pytest.importorskip("ray")
+# Of Ray's own options, as it copies them.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    # Its processes are started elsewhere, and import what is tested from here.
+    root = str(Path(__file__).resolve().parent.parent)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False,
+             runtime_env={"env_vars": {"PYTHONPATH": root}})  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def pictures(digits: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("serving.scoring.arrays.UNIT_ROWS", 20_000)
+    generator = np.random.default_rng(0)
+    np.save(tmp_path / "rows.npy", generator.integers(0, 256, (200_000, 1, 8, 8), np.uint8))
+    return tmp_path / "rows.npy"
+
+
+def test_it_gives_the_same_bytes_and_goes_on_where_the_other_was(
+    cluster: None, digits: Predictor, pictures: Path, tmp_path: Path
+) -> None:
+    given, options = [str(pictures)], Options(workers=2)
+    score(digits, given, tmp_path / "local", Options(workers=1))
+    expected = bytes_of(tmp_path / "local")
+    summary = score(digits, given, tmp_path / "ray", options, engine=ray_engine())
+    assert summary["rows_scored"] == 200_000 and len(summary["parts"]) == 10
+    assert bytes_of(tmp_path / "ray") == expected
+
+    def stop(progress: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(digits, given, tmp_path / "both", Options(workers=1), progress=stop)
+    assert not (tmp_path / "both" / "summary.json").exists()
+    score(digits, given, tmp_path / "both", options, engine=ray_engine())
+    assert bytes_of(tmp_path / "both") == expected
+
+
+def test_an_actor_that_is_killed_costs_nothing_but_time(
+    cluster: None, digits: Predictor, pictures: Path, tmp_path: Path
+) -> None:
+    killed = []
+
+    def kill_one() -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not killed:
+            for process in psutil.process_iter(["cmdline"]):
+                line = " ".join(process.info["cmdline"] or [])
+                parts = list((tmp_path / "out").glob("part-*"))
+                if line.startswith("ray::") and "UnitScorer" in line and parts:
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(process.pid)
+                    return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    summary = score(
+        digits, [str(pictures)], tmp_path / "out", Options(workers=2), engine=ray_engine()
+    )
+    thread.join()
+    assert killed
+    assert summary["rows_scored"] == 200_000
+    assert parts_of(tmp_path / "out")["row"].to_pylist() == list(range(200_000))
+    assert rejected_of(tmp_path / "out") == []
+
+
+def test_what_goes_wrong_on_the_cluster_is_said(
+    cluster: None, digits: Predictor, pictures: Path, tmp_path: Path
+) -> None:
+    def full() -> None:
+        (tmp_path / "out" / ".records").rmdir()
+        (tmp_path / "out" / ".records").touch()
+
+    def engine(*arguments: object) -> None:
+        full()
+        ray_engine()(*arguments)
+
+    with pytest.raises(DataError, match="cannot be written"):
+        score(digits, [str(pictures)], tmp_path / "out", Options(workers=2), engine=engine)
