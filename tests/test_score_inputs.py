@@ -188,7 +188,8 @@ def test_files_that_are_not_right_do_not_stop_the_others(
     folder.mkdir()
     last = table.column_names[-1]
     pq.write_table(table.slice(0, 50), folder / "a.parquet")
-    (folder / "b.parquet").write_bytes(b"PAR1 but no more")
+    for file in ("0.parquet", "b.parquet"):
+        (folder / file).write_bytes(b"PAR1 but no more")
     pq.write_table(table.slice(50, 50).drop_columns([last]), folder / "c.parquet")
     pq.write_table(table.slice(100, 0), folder / "d.parquet")
     wider = table.slice(100, 50).set_column(0, "id", pa.array(map(str, range(100, 150))))
@@ -206,12 +207,12 @@ def test_files_that_are_not_right_do_not_stop_the_others(
     found = parts_of(tmp_path / "out")
     assert found["id"].to_pylist() == [*range(50), *range(100, 150), *[None] * 50]
     assert found.schema.field("id").type == pa.int64()
-    assert (summary["rows_in"], summary["rows_scored"]) == (301, 150)
+    assert (summary["rows_in"], summary["rows_scored"]) == (302, 150)
     by_file: dict[str, list[dict[str, Any]]] = {}
     for entry in rejected_of(tmp_path / "out"):
         by_file.setdefault(entry["file"][-9:], []).append(entry)
     assert {file: len(entries) for file, entries in by_file.items()} == {
-        "b.parquet": 1, "c.parquet": 50, "g.parquet": 50, "h.parquet": 50,
+        "0.parquet": 1, "b.parquet": 1, "c.parquet": 50, "g.parquet": 50, "h.parquet": 50,
     }  # fmt: skip
     assert "this row stands for all from here on" in by_file["b.parquet"][0]["reason"]
     assert f"missing column: '{last}'" in by_file["c.parquet"][0]["reason"]
@@ -273,14 +274,14 @@ def test_a_line_that_is_no_row_is_rejected_alone(
     assert reasons[3] == "expected a number, found NaN"
 
 
-@pytest.mark.parametrize("file", ["a.parquet", "c.arrow", "d.jsonl", "f.csv", "g.csv.gz", "i.npz"])
+@pytest.mark.parametrize("file", ["a.parquet", "c.arrow", "f.csv", "g.csv.gz"])
 def test_a_limit_is_of_the_first_rows(
     cancer: Predictor, rows: np.ndarray, tmp_path: Path, small_units: None, file: str
 ) -> None:
     (tmp_path / "in").mkdir()
     write_tables(tmp_path / "in", table_of(cancer, rows))
     _, expected = cancer.run(rows)
-    for limit in (0, 1, 99, 1000):
+    for limit in (0, 99, 1000):
         out = tmp_path / f"out{limit}"
         given = [str(tmp_path / "in" / file)] * 2
         summary = score(cancer, given, out, Options(limit=limit))

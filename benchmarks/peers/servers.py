@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from artifacts.bundle import Bundle
 from artifacts.manifest import ONNX
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-# Ready is what the first worker says; the others follow at once.
-_SETTLE_S = 2.0
+# Ready is what the first worker says; the others start for some seconds more.
+_SETTLE_S, _LOOK_S, _AT_REST = 20.0, 1.0, 0.1
 _READY_S = 120.0
 
 
@@ -226,11 +227,31 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             break
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(url, timeout=5).status_code == 200:
-                time.sleep(_SETTLE_S)
+                _settle(process)
                 return
         time.sleep(0.1)
     last = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
     raise SystemExit(f"{url}: expected an answer within {_READY_S:.0f} s, found none:\n{last}")
+
+
+def _settle(process: subprocess.Popen[bytes]) -> None:
+    """Until all of its processes have come to rest: the first that answers is not the last."""
+    deadline = time.monotonic() + _SETTLE_S
+    before = _cpu_seconds(process)
+    quiet = 0
+    while quiet < 2 and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+        now = _cpu_seconds(process)
+        quiet = quiet + 1 if now - before < _AT_REST * _LOOK_S else 0
+        before = now
+
+
+def _cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    total = 0.0
+    for one in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(one.cpu_times()[:2])
+    return total
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

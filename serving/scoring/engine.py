@@ -112,7 +112,6 @@ class _Process:
     connection: Connection
     units: list[Unit] = field(default_factory=list)
     last: Unit | None = None
-    waits: bool = False
 
 
 class _Pool:
@@ -153,6 +152,8 @@ class _Pool:
         if self._leader.ident is not None:
             self._leader.join()
         for process in self._processes:
+            # It may have been started meanwhile.
+            process.process.kill()
             process.process.wait()
             process.connection.close()
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from serving.scoring.chunks import Block
 
 UNIT_ROWS = 131_072
-UNIT_PICTURES = 512
+UNIT_PICTURES = 256
 # Of what is read as text, or held in memory until it is scored.
 UNIT_BYTES = 16 * 2**20
 
