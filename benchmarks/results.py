@@ -11,8 +11,8 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
-def machine() -> str:
-    """Date, processor, and the versions that decide speed and bits."""
+def machine(device: str = "CPU only") -> str:
+    """Date, processor, device, and the versions that decide speed and bits."""
     versions = ", ".join(
         f"{package} {importlib.metadata.version(package)}"
         for package in ("torch", "onnxruntime-gpu", "bentoml", "numpy")
@@ -26,7 +26,7 @@ def machine() -> str:
         platform.processor(),
     )
     return (
-        f"{time.strftime('%Y-%m-%d')}; {model}, {os.cpu_count()} cores, CPU only; "
+        f"{time.strftime('%Y-%m-%d')}; {model}, {os.cpu_count()} cores, {device}; "
         f"Python {platform.python_version()}, {versions}."
     )
 

@@ -1,4 +1,4 @@
-"""The two models that are served, trained by the command line into a store that is kept.
+"""The models that are measured, trained by the command line into a store that is kept.
 
 Speed does not depend on what a network has learnt: one epoch on a part of the data.
 """
@@ -21,7 +21,7 @@ from artifacts.references import open_reference, promoted_version
 from training.idx import read_idx_set
 
 ROOT = Path(__file__).parent.parent.parent
-MLP, RESNET = "speed-mlp", "speed-resnet18"
+MLP, RESNET, TABLE = "speed-mlp", "speed-resnet18", "speed-table"
 _PICTURES_A_CLASS = 12
 _QUICK = ["--no-preflight", "--set", "train.epochs=1", "--set", "train.device=cpu"]
 
@@ -45,6 +45,12 @@ def open_resnet(store: Path, images: Path) -> Predictor:
                 shutil.copy(picture, folder)
         options = ["--data", temporary, "--set", "model.kind=torchvision:resnet18"]
         return _opened(store, RESNET, ["images", *options])
+
+
+def open_table(store: Path, tabular: Path) -> Predictor:
+    """The recipe for tables on adult.csv, which is in tabular."""
+    options = ["--data", str(tabular / "adult.csv"), "--target", "income"]
+    return _opened(store, TABLE, ["table", *options])
 
 
 def some_pictures(images: Path, a_class: int) -> list[Path]:
