@@ -32,7 +32,6 @@ from training.interrupts import catch_interrupts
 from training.recipe import Recipe, load_recipe
 from training.run_record import RunRecord
 
-KILLS = 10
 # Much of what a step depends on: dropout, augmentation, batch norm, EMA, a plateau, best weights.
 IN_MEMORY = [
     "model.hidden=[48]", "model.dropout=0.2", "train.batch_size=64", "train.epochs=40",
@@ -102,7 +101,7 @@ def pictures(folder: Path) -> None:
         Image.fromarray(pixels).save(folder / label / f"{index}.png")
 
 
-def main(kind: str, folder: Path) -> None:
+def main(kind: str, folder: Path, wanted: int) -> None:
     if kind == "streamed":
         pictures(folder / "pictures")
         recipe = load_recipe("images", STREAMED, data=str(folder / "pictures"))
@@ -116,10 +115,10 @@ def main(kind: str, folder: Path) -> None:
     seconds = time.perf_counter() - began
     chance = random.Random(0)
     kills, resumed, ends = 0, 0, []
-    while kills < KILLS or not ends:
+    while kills < wanted or not ends:
         resumed += any(killed.glob(".training/*/*.pt"))
         child = forked(lambda: train(recipe, killed, folder / "killed.pt"))
-        if kills < KILLS:
+        if kills < wanted:
             time.sleep(chance.uniform(0, seconds * 0.7))
             os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
@@ -147,4 +146,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     # Many, so that some kills fall into the writing of one.
     training.checkpoints._SHARE, training.checkpoints._FIRST_AFTER_S = 0.3, 0.0
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

@@ -57,17 +57,18 @@ def resumed(store: Path, now: RunRecord | None = None) -> tuple[float | None, li
     return (None if state is None else float(state["weights"][0])), [*lines, *problems]
 
 
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["memory", "streamed"])
-def test_killed_at_ten_random_moments_the_weights_are_bitwise_the_same(
-    kind: str, tmp_path: Path
+def test_killed_at_random_moments_the_weights_are_bitwise_the_same(
+    kind: str, kills: int, tmp_path: Path
 ) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "tests.killing", kind, str(tmp_path)],
+        [sys.executable, "-m", "tests.killing", kind, str(tmp_path), str(kills)],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
-    assert found["kills"] == 10 and found["resumed"] >= 3
+    assert found["kills"] == kills and found["resumed"] >= 1
     assert found["differences"] and not any(found["differences"])
 
 

@@ -27,7 +27,6 @@ from artifacts.devices import Device
 from artifacts.drift import DriftCounts
 from artifacts.errors import DataError
 from artifacts.predictor import Predictor
-from serving.pace import Pace
 from serving.scoring.answers import AnswerForm, answer_table, encode_table
 from serving.scoring.chunks import Block, Chunk, encode, wanted_columns, with_partitions
 from serving.scoring.folder import OutFolder
@@ -41,7 +40,9 @@ _T = TypeVar("_T")
 _AHEAD = 2
 # Of a file elsewhere, whose connection may have been lost.
 TRIES = 3
-_BATCH_S = 0.05
+# Rows that are tried, and how long one may take for larger ones to be tried.
+_BATCHES = (8, 64, 256, 1024)
+_LONG_BATCH_S = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,4 +392,20 @@ def best_batch(predictor: Predictor) -> int:
     if predictor.backend != "onnx" or predictor.device != "cpu":
         return largest
     rows = predictor.golden.raw
-    return min(largest, Pace.measure(predictor.model, rows, largest).best_batch_rows(_BATCH_S))
+    best, least = largest, float("inf")
+    for size in [size for size in _BATCHES if size < largest] + [largest]:
+        batch = rows[np.arange(size) % len(rows)]
+        predictor.model(batch)
+        seconds = min(_seconds(predictor, batch) for _ in range(3))
+        # A larger one has to be worth its memory.
+        if seconds / size < 0.95 * least:
+            best, least = size, seconds / size
+        if seconds > _LONG_BATCH_S:
+            break
+    return best
+
+
+def _seconds(predictor: Predictor, batch: np.ndarray) -> float:
+    began = time.perf_counter()
+    predictor.model(batch)
+    return time.perf_counter() - began
