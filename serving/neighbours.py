@@ -18,6 +18,7 @@ import fcntl
 import mmap
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,8 +30,10 @@ _OPEN, _PROMISED = 0, 1
 _BYTES = 16
 # The count of a worker that takes no more.
 _FULL = 2**62
-# Of the lock: some microseconds each. A worker that was stopped while it had it stops no other.
-_TRIES = 1000
+# Whoever has the lock has it for microseconds, unless it is not given the processor meanwhile; a
+# worker that was stopped while it had it stops no other for longer.
+_PATIENCE_S = 0.1
+_PAUSE_S = 0.0005
 
 
 class _Neighbour:
@@ -151,12 +154,15 @@ class Neighbours:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        for _ in range(_TRIES):
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                os.sched_yield()
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(_PAUSE_S)
         try:
             yield
         finally:

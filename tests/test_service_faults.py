@@ -127,13 +127,15 @@ def test_connections_are_shared_out_evenly_among_workers(service: Server) -> Non
     wait_until(lambda: open_now() == [0, 0])
     # They look for each other several times a second.
     time.sleep(1.5)
+    most = []
     for _ in range(8):
         with opened(service, 40) as refused:
             assert refused == 0
             wait_until(lambda: sum(open_now()) == 40)
-            # Not quite evenly where one decided without waiting for the other any longer.
-            assert max(open_now()) <= 23
+            most.append(max(open_now()))
         wait_until(lambda: open_now() == [0, 0])
+    # Not quite evenly where one was not given the processor while it decided.
+    assert sorted(most)[4] <= 21 and max(most) <= 30
 
 
 def test_sums_over_workers_outlive_a_worker(service: Server, pictures: np.ndarray) -> None:
