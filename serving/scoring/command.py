@@ -93,7 +93,7 @@ def score(
     Example: `parityline score churn day=2026-01-31/*.parquet --out scores --columns id`
     """
     from artifacts import open_bundle
-    from serving.scoring.job import Options, score
+    from serving.scoring.job import Options, score, score_bundle
     from serving.scoring.on_ray import ray_engine
 
     if address is not None and engine != "ray":
@@ -109,11 +109,16 @@ def score(
         batch_size=batch_size,
         workers=workers,
     )
-    run = ray_engine(address) if engine == "ray" else None
-    predictor = open_bundle(bundle, backend=backend, device=device)
     console = Console(emoji=False)
     with _shown(console) as progress:
-        summary = score(predictor, inputs, out, options, progress=progress, engine=run)
+        if engine == "ray":
+            run = ray_engine(address)
+            predictor = open_bundle(bundle, backend=backend, device=device)
+            summary = score(predictor, inputs, out, options, progress=progress, engine=run)
+        else:
+            summary = score_bundle(
+                bundle, inputs, out, options, backend=backend, device=device, progress=progress
+            )
     for line in _lines(summary, out):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     rejected = summary["rows_rejected"]

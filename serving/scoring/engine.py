@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from artifacts.devices import Device
 from artifacts.errors import DataError
 from artifacts.predictor import Predictor, open_bundle
 from serving.scoring.scorer import Scorer, Work, best_batch
@@ -34,6 +35,31 @@ _ROOT = Path(__file__).resolve().parents[2]
 Done = Callable[[dict[str, Any]], None]
 
 
+class Started:
+    """Processes that import what they need, and open the bundle, before they have work.
+
+    To be closed; those that a job took are the job's.
+    """
+
+    def __init__(self, count: int, bundle: str, backend: str, device: Device) -> None:
+        self._processes = [_start() for _ in range(count)]
+        for process in self._processes:
+            process.send(("open", (bundle, backend, device)))
+
+    def take(self, count: int) -> list[_Process]:
+        """As many as there are, and new ones."""
+        taken = self._processes[:count]
+        self._processes = self._processes[count:]
+        return taken + [_start() for _ in range(count - len(taken))]
+
+    def close(self) -> None:
+        """End those that have no work."""
+        for process in self._processes:
+            process.process.kill()
+            process.process.wait()
+            process.connection.close()
+
+
 def run_processes(
     work: Work,
     predictor: Predictor,
@@ -41,13 +67,15 @@ def run_processes(
     count: int,
     done: Done,
     recorded: set[str],
+    started: Started | None = None,
 ) -> None:
     """Score all units with `count` processes, of which this is one.
 
     Raises what a process raised, or DataError where one died over and over. Whatever way it ends,
     no other process is left.
     """
-    pool = _Pool(work, units, count - 1, done, recorded)
+    others = [_start() for _ in range(count - 1)] if started is None else started.take(count - 1)
+    pool = _Pool(work, units, others, done, recorded)
     try:
         pool.run(predictor)
     finally:
@@ -113,23 +141,32 @@ class _Process:
     units: list[Unit] = field(default_factory=list)
     last: Unit | None = None
 
+    def send(self, message: Any) -> None:
+        """Whether it still lives is seen where it is heard."""
+        with contextlib.suppress(OSError):
+            self.connection.send(message)
+
 
 class _Pool:
     """A thread leads the other processes, while this one scores as they do."""
 
     def __init__(
-        self, work: Work, units: Iterator[Unit], count: int, done: Done, recorded: set[str]
+        self,
+        work: Work,
+        units: Iterator[Unit],
+        processes: list[_Process],
+        done: Done,
+        recorded: set[str],
     ) -> None:
         self._work = work
-        self._view = View(units, _IN_VIEW * (count + 1))
+        self._view = View(units, _IN_VIEW * (len(processes) + 1))
         self._done = done
         self._recorded = recorded
         self._lock = threading.RLock()
         self._deaths: dict[str, int] = {}
         self._error: BaseException | None = None
         self._closing = False
-        # While they import what they need, this one goes on.
-        self._processes = [self._start() for _ in range(count)]
+        self._processes = processes
         self._leader = threading.Thread(target=self._lead)
 
     def run(self, predictor: Predictor) -> None:
@@ -182,20 +219,9 @@ class _Pool:
         except BaseException as error:  # noqa: BLE001
             self._error = error
 
-    def _start(self) -> _Process:
-        ours, theirs = socket.socketpair()
-        connection = Connection(ours.detach())
-        environment = {**os.environ, "PYTHONPATH": _python_path(), "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "serving.scoring.engine", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment,
-        )  # fmt: skip
-        theirs.close()
-        return _Process(process, connection)
-
     def _instruct(self, process: _Process) -> None:
-        with contextlib.suppress(OSError), self._lock:
-            process.connection.send((self._work, self._recorded))
+        with self._lock:
+            process.send(("work", (self._work, self._recorded)))
 
     def _hear(self, process: _Process) -> None:
         try:
@@ -211,8 +237,7 @@ class _Pool:
             if unit is not None:
                 process.last = unit
                 process.units.append(unit)
-            with contextlib.suppress(OSError):
-                process.connection.send(unit)
+            process.send(unit)
         elif kind == "end":
             self._ended(process)
         else:
@@ -238,8 +263,20 @@ class _Pool:
                 self._view.give_back(unit)
         if not process.units and process.last is None:
             raise DataError(f"a process that was to score ended at its start ({_cause(status)})")
-        self._processes.append(self._start())
+        self._processes.append(_start())
         self._instruct(self._processes[-1])
+
+
+def _start() -> _Process:
+    ours, theirs = socket.socketpair()
+    connection = Connection(ours.detach())
+    environment = {**os.environ, "PYTHONPATH": _python_path(), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serving.scoring.engine", str(theirs.fileno())],
+        pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment,
+    )  # fmt: skip
+    theirs.close()
+    return _Process(process, connection)
 
 
 def _cause(status: int) -> str:
@@ -267,7 +304,13 @@ def _main(descriptor: int) -> None:
             connection.send(message)
 
     try:
-        work, recorded = connection.recv()
+        predictor = None
+        kind, value = connection.recv()
+        if kind == "open":
+            bundle, backend, device = value
+            predictor = open_bundle(bundle, backend=backend, device=device)
+            kind, value = connection.recv()
+        work, recorded = value
 
         def units() -> Iterator[Unit]:
             while True:
@@ -277,7 +320,8 @@ def _main(descriptor: int) -> None:
                     return
                 yield unit
 
-        predictor = open_bundle(work.bundle, backend=work.backend, device=work.device)
+        if predictor is None:
+            predictor = open_bundle(work.bundle, backend=work.backend, device=work.device)
         if predictor.manifest.content_sha256 != work.content_sha256:
             raise DataError(f"{work.bundle}: it is another bundle now")
         Scorer(work, predictor).run(units(), lambda record: send(("record", record)), recorded)

@@ -11,17 +11,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from artifacts.backends import BackendName
+from artifacts.devices import DeviceChoice, resolve_device
 from artifacts.errors import DataError
 from artifacts.inputs import ImageInput
 from artifacts.manifest import Manifest
-from artifacts.predictor import Predictor
+from artifacts.predictor import Predictor, open_bundle
 from serving.scoring.answers import AnswerForm, Format, Shown
-from serving.scoring.engine import run_processes
+from serving.scoring.engine import Started, run_processes
 from serving.scoring.folder import OutFolder
 from serving.scoring.plan import passed_columns, units_of
 from serving.scoring.scorer import Scorer, Work
@@ -29,6 +32,7 @@ from serving.scoring.sources import find_sources
 from serving.scoring.summary import join_records
 from serving.scoring.units import Unit
 
+_LARGE_BYTES = 32 * 2**20
 # What decides about an answer's bits, or those of the file that holds it.
 _SOFTWARE = ("parityline", "numpy", "onnxruntime-gpu", "onnxruntime", "pillow", "pyarrow")
 
@@ -75,16 +79,50 @@ def score(
     *,
     progress: Callable[[Progress], None] | None = None,
     engine: Engine | None = None,
+    started: Started | None = None,
 ) -> dict[str, Any]:
     """Score all rows of the inputs into a folder; the same job again goes on, or is done already.
 
     predictor: of a bundle that has shown that it answers right here. inputs: files, folders, URLs.
+    engine: another than this machine's. started: processes that have opened the bundle already.
     Returns what `summary.json` says. Raises DataError where the input cannot be read, the folder
     holds another job, or cannot be written.
     """
     options = options or Options()
     job = _Job(predictor, inputs, Path(out), options)
-    return job.run(progress or (lambda _: None), engine)
+    return job.run(progress or (lambda _: None), engine, started)
+
+
+def score_bundle(
+    bundle: str,
+    inputs: Sequence[str],
+    out: str | Path,
+    options: Options | None = None,
+    *,
+    backend: BackendName = "onnx",
+    device: DeviceChoice = "auto",
+    progress: Callable[[Progress], None] | None = None,
+) -> dict[str, Any]:
+    """`score`, of a bundle that is not open yet: other processes open it at the same time.
+
+    Raises what `open_bundle` and `score` raise.
+    """
+    options = options or Options()
+    chosen = resolve_device(device)
+    others = (options.workers or _workers(chosen)) - 1
+    with closing(Started(others if _is_large(inputs) else 0, bundle, backend, chosen)) as started:
+        predictor = open_bundle(bundle, backend=backend, device=chosen)
+        return score(predictor, inputs, out, options, progress=progress, started=started)
+
+
+def _is_large(inputs: Sequence[str]) -> bool:
+    """Whether it is surely worth the start of other processes."""
+    size = 0
+    for given in inputs:
+        with suppress(OSError):
+            path = Path(given)
+            size += _LARGE_BYTES if path.is_dir() else path.stat().st_size
+    return size >= _LARGE_BYTES
 
 
 class _Job:
@@ -142,17 +180,27 @@ class _Job:
             ],
         }
 
-    def run(self, progress: Callable[[Progress], None], engine: Engine | None) -> dict[str, Any]:
+    def run(
+        self,
+        progress: Callable[[Progress], None],
+        engine: Engine | None,
+        started: Started | None,
+    ) -> dict[str, Any]:
         self.folder.claim(self.description())
         try:
             before = self.folder.summary()
             if before is not None:
                 return before
-            return self._score(progress, engine)
+            return self._score(progress, engine, started)
         finally:
             self.folder.release()
 
-    def _score(self, progress: Callable[[Progress], None], engine: Engine | None) -> dict[str, Any]:
+    def _score(
+        self,
+        progress: Callable[[Progress], None],
+        engine: Engine | None,
+        started: Started | None,
+    ) -> dict[str, Any]:
         began = time.perf_counter()
         recorded = self.folder.keys()
         ended: set[int] = set()
@@ -201,7 +249,7 @@ class _Job:
             # Not worth the start of other processes.
             Scorer(work, self.predictor).run(rest, done, recorded)
         else:
-            run_processes(work, self.predictor, rest, count, done, recorded)
+            run_processes(work, self.predictor, rest, count, done, recorded, started)
         joined = join_records(self.folder, self.manifest, self.sources, self.options.format)
         summary = {
             **self.description(),
