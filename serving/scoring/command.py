@@ -27,7 +27,7 @@ def score(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...",
+            metavar="INPUT",
             help="Files, folders or URLs: Parquet, CSV (.gz too), JSON lines, Arrow, .npz, .npy, "
             "pictures, .tar, .txt (paths of pictures).",
         ),
@@ -37,7 +37,7 @@ def score(
     ],
     columns: Annotated[
         str | None,
-        typer.Option("--columns", help="Columns to write again: a,b,c; '' for none; all else."),
+        typer.Option("--columns", help="Columns to write again: a,b,c, '' for none; default all."),
     ] = None,
     probabilities: Annotated[
         Literal["all", "top", "none"],
