@@ -20,6 +20,7 @@ import pytest
 from artifacts.errors import DataError
 from artifacts.predictor import Predictor
 from serving.scoring import folder, units
+from serving.scoring.job import Options, score
 from serving.scoring.scorer import Scorer
 from tests.conftest import ROOT
 from tests.scored import parts_of, score_file
@@ -78,6 +79,20 @@ def test_a_job_that_was_ended_goes_on_and_ends_with_the_same_bytes(
         score_file(cancer, tmp_path / "rows.npz", out, workers=1)
         assert bytes_of(out) == expected
         assert sorted(file.name for file in out.iterdir() if file.name.startswith(".")) == [".lock"]
+
+
+def test_what_a_process_left_that_was_killed_as_it_wrote_is_cleared_away(
+    cancer: Predictor, tmp_path: Path, small_units: None
+) -> None:
+    write_rows(tmp_path / "rows.npz", cancer, 100)
+    out = tmp_path / "out"
+
+    def leave(progress: object) -> None:
+        (out / ".part-00000-00001.parquet.new7").touch()
+        (out / ".records" / ".00000-00001.json.new7").touch()
+
+    score(cancer, [str(tmp_path / "rows.npz")], out, Options(workers=1), progress=leave)
+    assert [file.name for file in out.iterdir() if file.name.startswith(".")] == [".lock"]
 
 
 def test_what_is_done_is_not_done_again(

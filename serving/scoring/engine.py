@@ -23,7 +23,8 @@ from typing import Any
 from artifacts.devices import Device
 from artifacts.errors import DataError
 from artifacts.predictor import Predictor, open_bundle
-from serving.scoring.scorer import Scorer, Work, best_batch
+from serving.scoring.batch_size import best_batch
+from serving.scoring.scorer import Scorer, Work
 from serving.scoring.units import Unit
 
 # Units to choose from, for each process.

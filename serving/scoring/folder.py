@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,10 @@ class OutFolder:
         """The job is done; its records are in the summary."""
         with self._writing():
             self._write(self.path / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
-            for file in (self.path / _RECORDS).glob("*.json"):
-                file.unlink()
-            (self.path / _RECORDS).rmdir()
+        # With what a process left that was killed as it wrote.
+        shutil.rmtree(self.path / _RECORDS, ignore_errors=True)
+        for temporary in self.path.glob(".*.new*"):
+            temporary.unlink(missing_ok=True)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import base64
 import io
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +25,9 @@ from artifacts.devices import Device
 from artifacts.drift import DriftCounts
 from artifacts.errors import DataError
 from artifacts.predictor import Predictor
+from serving.scoring.ahead import ahead
 from serving.scoring.answers import AnswerForm, answer_table, encode_table
+from serving.scoring.batch_size import best_batch
 from serving.scoring.chunks import Block, Chunk, encode, wanted_columns, with_partitions
 from serving.scoring.folder import OutFolder
 from serving.scoring.open import open_reader
@@ -36,13 +36,9 @@ from serving.scoring.target import TargetTally
 from serving.scoring.true_labels import true_labels
 from serving.scoring.units import Reader, Unit
 
-_T = TypeVar("_T")
 _AHEAD = 2
 # Of a file elsewhere, whose connection may have been lost.
 TRIES = 3
-# Rows that are tried, and how long one may take for larger ones to be tried.
-_BATCHES = (8, 64, 256, 1024)
-_LONG_BATCH_S = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,43 +329,6 @@ def _nothing(rejected: Sequence[tuple[int, str]]) -> Block:
     return Block(np.empty(0, np.int64), pa.table({}), None, rejected)
 
 
-def ahead(items: Iterator[_T], depth: int) -> Iterator[_T]:
-    """The same items, made by a thread of their own, at most `depth` before they are needed."""
-    made: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(entry: tuple[bool, Any]) -> None:
-        while not stopped.is_set():
-            with suppress(queue.Full):
-                made.put(entry, timeout=0.1)
-                return
-
-    def make() -> None:
-        try:
-            for item in items:
-                put((True, item))
-                if stopped.is_set():
-                    return
-            put((False, None))
-        # Whatever it is, it is raised where the items are used.
-        except BaseException as error:  # noqa: BLE001
-            put((False, error))
-
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
-    try:
-        while True:
-            more, item = made.get()
-            if more:
-                yield item
-            elif item is not None:
-                raise item
-            else:
-                return
-    finally:
-        stopped.set()
-
-
 def packed(arrays: dict[str, np.ndarray]) -> str:
     """Arrays as a text that JSON takes."""
     buffer = io.BytesIO()
@@ -381,31 +340,3 @@ def unpacked(text: str) -> dict[str, np.ndarray]:
     """What was packed."""
     with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
         return dict(arrays)
-
-
-def best_batch(predictor: Predictor) -> int:
-    """The rows at which the model is fastest here, measured on golden rows.
-
-    Where the batch may show in the bits it is the same for every run.
-    """
-    largest = predictor.manifest.max_batch_size
-    if predictor.backend != "onnx" or predictor.device != "cpu":
-        return largest
-    rows = predictor.golden.raw
-    best, least = largest, float("inf")
-    for size in [size for size in _BATCHES if size < largest] + [largest]:
-        batch = rows[np.arange(size) % len(rows)]
-        predictor.model(batch)
-        seconds = min(_seconds(predictor, batch) for _ in range(3))
-        # A larger one has to be worth its memory.
-        if seconds / size < 0.95 * least:
-            best, least = size, seconds / size
-        if seconds > _LONG_BATCH_S:
-            break
-    return best
-
-
-def _seconds(predictor: Predictor, batch: np.ndarray) -> float:
-    began = time.perf_counter()
-    predictor.model(batch)
-    return time.perf_counter() - began

@@ -1,0 +1,41 @@
+"""How many rows go through the model at a time."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from artifacts.predictor import Predictor
+
+# Rows that are tried, and how long one may take for larger ones to be tried.
+_BATCHES = (8, 64, 256, 1024)
+_LONG_BATCH_S = 0.03
+
+
+def best_batch(predictor: Predictor) -> int:
+    """The rows at which the model is fastest here, measured on golden rows.
+
+    Where the batch may show in the bits it is the same for every run.
+    """
+    largest = predictor.manifest.max_batch_size
+    if predictor.backend != "onnx" or predictor.device != "cpu":
+        return largest
+    rows = predictor.golden.raw
+    best, least = largest, float("inf")
+    for size in [size for size in _BATCHES if size < largest] + [largest]:
+        batch = rows[np.arange(size) % len(rows)]
+        predictor.model(batch)
+        seconds = min(_seconds(predictor, batch) for _ in range(3))
+        # A larger one has to be worth its memory.
+        if seconds / size < 0.95 * least:
+            best, least = size, seconds / size
+        if seconds > _LONG_BATCH_S:
+            break
+    return best
+
+
+def _seconds(predictor: Predictor, batch: np.ndarray) -> float:
+    began = time.perf_counter()
+    predictor.model(batch)
+    return time.perf_counter() - began
