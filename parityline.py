@@ -9,8 +9,7 @@ from typing import Annotated, Literal, Optional
 import typer
 from rich.console import Console
 
-from artifacts.backends import BackendName
-from artifacts.devices import DeviceChoice
+from artifacts.devices import BackendName, DeviceChoice
 from artifacts.errors import ParitylineError, Stopped
 from serving.scoring.command import score
 

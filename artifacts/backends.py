@@ -10,13 +10,13 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from artifacts.bound import ALONE_ON_CUDA, BoundSession, faster
 from artifacts.bundle import Bundle
-from artifacts.devices import Device
+from artifacts.devices import BACKENDS, Device
 from artifacts.errors import BundleError, DeviceError
 from artifacts.manifest import EXPORT, ONNX, STATE_DICT, TORCHSCRIPT
 from artifacts.vetting import vet_export, vet_torchscript
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     import torch
 
 _log = logging.getLogger(__name__)
-
-BackendName = Literal["onnx", "torchscript", "export", "eager"]
-BACKENDS: tuple[str, ...] = get_args(BackendName)
 
 # raw [N, *input shape] -> (logits, probabilities), both float32 [N, K]; any N >= 1.
 Model = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]

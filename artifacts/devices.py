@@ -1,13 +1,19 @@
-"""Which device answers: asked for by name, or CUDA where there is one. Never a silent fallback."""
+"""What answers: a backend by its name, and a device, asked for or CUDA where there is one.
+
+Never a silent fallback.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from typing import Literal, get_args
 
 from artifacts.errors import DeviceError
 
+BackendName = Literal["onnx", "torchscript", "export", "eager"]
+BACKENDS: tuple[str, ...] = get_args(BackendName)
 Device = Literal["cpu", "cuda"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[str, ...] = get_args(DeviceChoice)
@@ -45,3 +51,17 @@ def cuda_device_count() -> int:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+def one_cuda_device(number: int) -> dict[str, str]:
+    """The environment in which a process sees one device of those that this one may use.
+
+    number: of the process, from 0; they share the devices in turns. Empty where there is one
+    device, or none.
+    """
+    count = cuda_device_count()
+    if count < 2:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    numbers = visible.split(",") if visible else [str(index) for index in range(count)]
+    return {"CUDA_VISIBLE_DEVICES": numbers[number % count]}

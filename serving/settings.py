@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from artifacts.backends import BACKENDS
-from artifacts.devices import DEVICES
+from artifacts.devices import BACKENDS, DEVICES
 from artifacts.errors import DataError
 from artifacts.pixels import MAX_PIXELS
 

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from artifacts.devices import cuda_device_count
+from artifacts.devices import cuda_device_count, one_cuda_device
 from artifacts.errors import ParitylineError
 from serving.rundir import VARIABLE, Orders, RunDirectory
 from serving.selfcheck import resolved
@@ -51,15 +51,11 @@ def worker_count() -> int | str:
 
 def worker_environment() -> dict[str, str]:
     """For a worker: on a machine with several CUDA devices it sees one, by its number."""
-    count = cuda_device_count()
-    if count < 2 or os.environ.get(f"{PREFIX}DEVICE") == "cpu":
+    if os.environ.get(f"{PREFIX}DEVICE") == "cpu":
         return {}
     from bentoml._internal.context import server_context
 
-    index = ((server_context.worker_index or 1) - 1) % count
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    chosen = visible.split(",")[index] if visible else str(index)
-    return {"CUDA_VISIBLE_DEVICES": chosen}
+    return one_cuda_device((server_context.worker_index or 1) - 1)
 
 
 def supervise(parameters: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from serving.scoring.chunks import Chunk, encode, wanted_columns, with_partition
 from serving.scoring.job import Options, score
 from serving.scoring.open import open_reader
 from serving.scoring.sources import find_sources
+from serving.scoring.units import UnitSize
 
 
 def score_file(predictor: Predictor, path: Path, out: Path, **options: Any) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def probabilities_of(table: pa.Table, predictor: Predictor) -> np.ndarray:
 def read_chunks(path: Path, spec: ImageInput | TableInput) -> Iterator[Chunk]:
     """A file's rows as raw input, as every job reads them."""
     (source,) = find_sources([str(path)], pictures=isinstance(spec, ImageInput))
-    reader = open_reader(source, spec)
+    reader = open_reader(source, spec, UnitSize.of(2))
     columns = wanted_columns(reader.schema, spec, ())
     for unit in reader.units():
         blocks = (

@@ -112,11 +112,12 @@ def test_every_way_out_answers_the_label_at_the_threshold(tuned: Predictor, tmp_
     (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
     (chunk,) = read_chunks(tmp_path / "rows.csv", tuned.manifest.input)
     table = answer_table(
-        tuned.manifest,
+        tuned.manifest.labels,
         AnswerForm(),
         rows=chunk.rows,
         passed=chunk.passed,
         probabilities=predictions.probabilities,
+        index=predictions.index,
     )
     assert table["index"].to_pylist() == expected.tolist()
     summary = score_file(tuned, tmp_path / "rows.csv", tmp_path / "out")

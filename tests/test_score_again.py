@@ -28,8 +28,7 @@ from tests.scored import parts_of, score_file
 
 @pytest.fixture
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("arrays", "columnar"):
-        monkeypatch.setattr(f"serving.scoring.{module}.UNIT_ROWS", 50)
+    monkeypatch.setattr("serving.scoring.units.UNIT_ROWS", 50)
 
 
 def bytes_of(out: Path) -> dict[str, bytes]:

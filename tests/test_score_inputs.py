@@ -32,9 +32,9 @@ def rows(cancer: Predictor) -> np.ndarray:
 @pytest.fixture
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a few rows are many units."""
-    for name in ("arrays.UNIT_ROWS", "columnar.UNIT_ROWS", "pictures.UNIT_PICTURES"):
+    for name in ("units.UNIT_ROWS", "units.UNIT_PICTURES"):
         monkeypatch.setattr(f"serving.scoring.{name}", 40)
-    monkeypatch.setattr("serving.scoring.text.UNIT_BYTES", 8_000)
+    monkeypatch.setattr("serving.scoring.units.UNIT_BYTES", 8_000)
     monkeypatch.setattr("serving.scoring.chunks._MOST_ROWS", 16)
 
 

@@ -37,7 +37,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def pictures(digits: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("serving.scoring.arrays.UNIT_ROWS", 20_000)
+    monkeypatch.setattr("serving.scoring.units.UNIT_ROWS", 20_000)
     generator = np.random.default_rng(0)
     np.save(tmp_path / "rows.npy", generator.integers(0, 256, (200_000, 1, 8, 8), np.uint8))
     return tmp_path / "rows.npy"

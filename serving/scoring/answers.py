@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -15,9 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from artifacts.decision import decide
 from artifacts.errors import DataError
-from artifacts.manifest import Manifest
 
 Format = Literal["parquet", "csv", "jsonl"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -48,28 +46,28 @@ class AnswerForm:
 
 
 def answer_table(
-    manifest: Manifest,
+    labels: Sequence[str],
     form: AnswerForm,
     *,
     rows: np.ndarray,
     passed: pa.Table,
     probabilities: np.ndarray,
+    index: np.ndarray,
     file: str = "",
 ) -> pa.Table:
     """The rows of a part: passed columns, file, row, label, index, probability, all probabilities.
 
-    rows: int64 [N]; probabilities: float32 [N, K], stored as they are. label and index are decided
-    at the manifest's threshold; probability is that label's. A passed column that collides with
+    rows: int64 [N]; passed: N rows; probabilities: float32 [N, K], stored as they are; index: of
+    the answered labels, int64 [N]; probability is that label's. A passed column that collides with
     one written here becomes input_NAME.
     """
-    index = decide(probabilities, manifest.threshold)
-    labels = pa.array(manifest.labels, pa.string())
+    names = pa.array(labels, pa.string())
     shown = form.probabilities
     answers: dict[str, pa.Array] = {}
     if form.file:
         answers["file"] = pa.repeat(pa.scalar(file), len(rows))
     answers["row"] = pa.array(rows, pa.int64())
-    answers["label"] = labels.take(pa.array(index))
+    answers["label"] = names.take(pa.array(index))
     answers["index"] = pa.array(index, pa.int64())
     if shown != "none":
         answers["probability"] = pa.array(probabilities[np.arange(len(index)), index])
@@ -77,14 +75,12 @@ def answer_table(
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, : form.top_k]
         for place in range(form.top_k):
             chosen = np.ascontiguousarray(order[:, place])
-            answers[f"top_{place + 1}"] = labels.take(pa.array(chosen))
+            answers[f"top_{place + 1}"] = names.take(pa.array(chosen))
             if shown != "none":
                 values = probabilities[np.arange(len(chosen)), chosen]
                 answers[f"top_{place + 1}_probability"] = pa.array(values)
     if shown == "all":
-        for label, column in zip(
-            manifest.labels, np.ascontiguousarray(probabilities.T), strict=True
-        ):
+        for label, column in zip(labels, np.ascontiguousarray(probabilities.T), strict=True):
             answers[f"probability_{label}"] = pa.array(column)
     columns: dict[str, pa.ChunkedArray] = {}
     for name, column in zip(passed.column_names, passed.columns, strict=True):

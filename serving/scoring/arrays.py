@@ -18,7 +18,7 @@ from artifacts.errors import DataError
 from artifacts.inputs import ImageInput, TableInput, input_name
 from serving.scoring.chunks import Block, check_array, chunk_rows
 from serving.scoring.sources import Source
-from serving.scoring.units import UNIT_ROWS, Unit
+from serving.scoring.units import Unit, UnitSize
 
 _BROKEN = (
     MemoryError,
@@ -36,8 +36,9 @@ _SKIP_BYTES = 2**20
 class ArrayReader:
     """Rows are read as they are needed; an array in Fortran's order as a whole."""
 
-    def __init__(self, source: Source, spec: ImageInput | TableInput) -> None:
+    def __init__(self, source: Source, spec: ImageInput | TableInput, size: UnitSize) -> None:
         self._source = source
+        self._unit_rows = size.rows
         self._chunk_rows = chunk_rows(spec)
         self._file = source.open()
         self._archive: zipfile.ZipFile | None = None
@@ -83,7 +84,7 @@ class ArrayReader:
 
     def units(self) -> Iterator[Unit]:
         """Of equal size."""
-        pieces = max(1, round(self._length / UNIT_ROWS))
+        pieces = max(1, round(self._length / self._unit_rows))
         ends = [self._length * i // pieces for i in range(pieces + 1)]
         for number, (start, stop) in enumerate(itertools.pairwise(ends)):
             if stop > start:

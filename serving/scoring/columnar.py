@@ -12,34 +12,52 @@ from artifacts.arrow import IMAGE_COLUMNS, holds_encoded_pictures
 from artifacts.inputs import ImageInput, TableInput
 from serving.scoring.chunks import Block, chunk_rows
 from serving.scoring.sources import Source
-from serving.scoring.units import UNIT_BYTES, UNIT_PICTURES, UNIT_ROWS, Unit
+from serving.scoring.units import Unit, UnitSize
 
 # Of encoded pictures: they are larger once they are decoded.
 _CHUNK_PICTURES = 64
+# Of a unit's cells; not of pixels, which are gone once they are scored.
+_HELD_BYTES = 64 * 2**20
 # Pages are read as they are needed, not a row group as a whole.
 _BUFFER_BYTES = 2**20
 
 
-def _sizes(schema: pa.Schema, spec: ImageInput | TableInput) -> tuple[int, int]:
-    """Rows of a unit, and of a chunk."""
+def _sizes(
+    schema: pa.Schema, spec: ImageInput | TableInput, size: UnitSize, row_bytes: float
+) -> tuple[int, int]:
+    """Rows of a unit, and of a chunk. row_bytes: of a row's cells, pictures apart."""
+    most = max(1, int(_HELD_BYTES / max(row_bytes, 1)))
     if (
         isinstance(spec, ImageInput)
         and set(IMAGE_COLUMNS) & set(schema.names)
         and holds_encoded_pictures(schema)
     ):
-        return UNIT_PICTURES, _CHUNK_PICTURES
-    return UNIT_ROWS, chunk_rows(spec)
+        return min(size.pictures, most), min(_CHUNK_PICTURES, most)
+    return min(size.rows, most), min(chunk_rows(spec), max(1, most // 4))
+
+
+def _row_bytes(metadata: pq.FileMetaData) -> float:
+    """Bytes of a row, uncompressed, on average of the file; of pictures nothing."""
+    held = 0
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for index in range(row_group.num_columns):
+            column = row_group.column(index)
+            if column.path_in_schema.partition(".")[0] not in IMAGE_COLUMNS:
+                held += column.total_uncompressed_size
+    return float(held / max(1, metadata.num_rows))
 
 
 class ParquetReader:
     """Row groups that are small are joined to units, those that are large are split."""
 
-    def __init__(self, source: Source, spec: ImageInput | TableInput) -> None:
+    def __init__(self, source: Source, spec: ImageInput | TableInput, size: UnitSize) -> None:
         self._source = source
         self._file = pq.ParquetFile(source.open(), buffer_size=_BUFFER_BYTES, pre_buffer=False)
         self.schema = self._file.schema_arrow
-        self._unit_rows, self._chunk_rows = _sizes(self.schema, spec)
         metadata = self._file.metadata
+        row_bytes = _row_bytes(metadata)
+        self._unit_rows, self._chunk_rows = _sizes(self.schema, spec, size, row_bytes)
         groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         # The row with which each row group begins, and the end.
         self._starts = np.cumsum([0, *groups])
@@ -117,8 +135,8 @@ class ParquetReader:
 class ArrowReader:
     """Arrow's file format (Feather 2), of which units are whole record batches, and its stream."""
 
-    def __init__(self, source: Source, spec: ImageInput | TableInput) -> None:
-        self._source = source
+    def __init__(self, source: Source, spec: ImageInput | TableInput, size: UnitSize) -> None:
+        self._source, self._unit_bytes = source, size.bytes
         self._file: pa.ipc.RecordBatchFileReader | None = None
         try:
             self._file = pa.ipc.open_file(source.open())
@@ -126,7 +144,7 @@ class ArrowReader:
         except pa.ArrowInvalid:
             with source.stream() as stream, pa.ipc.open_stream(stream) as reader:
                 self.schema = reader.schema
-        self._unit_rows, self._chunk_rows = _sizes(self.schema, spec)
+        self._unit_rows, self._chunk_rows = _sizes(self.schema, spec, size, 0)
 
     def units(self) -> Iterator[Unit]:
         """Of a local file; elsewhere counting the rows is reading them."""
@@ -136,14 +154,17 @@ class ArrowReader:
         with pa.memory_map(self._source.path) as mapped, pa.ipc.open_file(mapped) as file:
             batches = file.num_record_batches
             per_batch = self._source.size // max(1, batches)
-            number = first = begun = rows = 0
+            number = first = begun = rows = held = 0
             for index in range(batches):
-                rows += file.get_batch(index).num_rows
-                if rows >= self._unit_rows or (index == batches - 1 and rows):
+                batch = file.get_batch(index)
+                rows, held = rows + batch.num_rows, held + batch.nbytes
+                full = rows >= self._unit_rows or held >= _HELD_BYTES
+                if full or (index == batches - 1 and rows):
                     place = (begun, index + 1)
                     size = per_batch * (index + 1 - begun)
                     yield Unit(self._source.number, number, first, rows, place, size)
-                    number, first, begun, rows = number + 1, first + rows, index + 1, 0
+                    number, first, begun = number + 1, first + rows, index + 1
+                    rows = held = 0
 
     def blocks(self, unit: Unit, columns: Sequence[str]) -> Iterator[Block]:
         """From its own record batches."""
@@ -163,7 +184,7 @@ class ArrowReader:
             for batch in reader:
                 held.append(batch)
                 rows = sum(map(len, held))
-                if rows >= self._unit_rows or sum(one.nbytes for one in held) >= UNIT_BYTES:
+                if rows >= self._unit_rows or sum(one.nbytes for one in held) >= self._unit_bytes:
                     yield self._unit(number, first, held, wanted)
                     number, first, held = number + 1, first + rows, []
             if sum(map(len, held)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Annotated, Any, Literal
 
 import typer
@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from artifacts.backends import BackendName
-from artifacts.devices import DeviceChoice
+from artifacts.devices import BackendName, DeviceChoice, resolve_device
 from artifacts.errors import DataError
 
 _LINE_EVERY_S = 10.0
@@ -92,32 +91,35 @@ def score(
 
     Example: `parityline score churn day=2026-01-31/*.parquet --out scores --columns id`
     """
-    from artifacts import open_bundle
-    from serving.scoring.job import Options, score, score_bundle
-    from serving.scoring.on_ray import ray_engine
+    from serving.scoring.processes import Started
 
     if address is not None and engine != "ray":
         raise DataError("--address: expected --engine ray with it")
-    options = Options(
-        columns=None if columns is None else [name for name in columns.split(",") if name],
-        probabilities=probabilities,
-        top_k=top_k,
-        format=format_,
-        limit=limit,
-        where=where or (),
-        target=target,
-        batch_size=batch_size,
-        workers=workers,
-    )
+    chosen = resolve_device(device)
     console = Console(emoji=False)
-    with _shown(console) as progress:
-        if engine == "ray":
-            run = ray_engine(address)
-            predictor = open_bundle(bundle, backend=backend, device=device)
-            summary = score(predictor, inputs, out, options, progress=progress, engine=run)
-        else:
-            summary = score_bundle(
-                bundle, inputs, out, options, backend=backend, device=device, progress=progress
+    # The others begin before this process imports what it needs itself, which takes as long.
+    local = inputs if engine == "local" else []
+    with closing(Started.of_job(local, bundle, backend, chosen, workers)) as started:
+        from artifacts import open_bundle
+        from serving.scoring.job import Options, score
+        from serving.scoring.on_ray import ray_engine
+
+        options = Options(
+            columns=None if columns is None else [name for name in columns.split(",") if name],
+            probabilities=probabilities,
+            top_k=top_k,
+            format=format_,
+            limit=limit,
+            where=where or (),
+            target=target,
+            batch_size=batch_size,
+            workers=workers,
+        )
+        run = ray_engine(address) if engine == "ray" else None
+        predictor = open_bundle(bundle, backend=backend, device=chosen)
+        with _shown(console) as progress:
+            summary = score(
+                predictor, inputs, out, options, progress=progress, engine=run, started=started
             )
     for line in _lines(summary, out):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -175,6 +177,8 @@ def _lines(summary: dict[str, Any], out: str) -> Iterator[str]:
     )
     for reason, count in list(summary["reasons"].items())[:3]:
         yield f"rejected {count}: {reason}"
+    if summary["target"] is not None:
+        yield from _target_lines(summary["target"])
     moved = [
         f"{name} ({figures['psi']:.2f})"
         for name, figures in summary["drift"].items()
@@ -182,3 +186,21 @@ def _lines(summary: dict[str, Any], out: str) -> Iterator[str]:
     ]
     if moved:
         yield f"shifted since training, by population stability index: {', '.join(moved)}"
+
+
+def _target_lines(target: dict[str, Any]) -> Iterator[str]:
+    unknown = ", ".join(map(repr, target["unknown_labels"]))
+    yield (
+        f"{target['rows']} rows have a known label, {target['unlabelled']} none, "
+        f"{target['unknown']} one that the model does not know{unknown and f': {unknown}'}"
+    )
+    beside = target["beside_release"]
+    if beside is not None:
+        yield from (figure["text"] for figure in beside["figures"].values())
+        yield beside["text"]
+    elif target["metrics"] is not None:
+        accuracy = target["metrics"]["accuracy"]
+        yield (
+            f"accuracy {accuracy['value']:.4f}, 95% interval {accuracy['low']:.4f} to "
+            f"{accuracy['high']:.4f}; the bundle does not say what it was at release"
+        )

@@ -1,29 +1,22 @@
-"""A job on this machine: one process a core, or a device; each takes the next unit when it can.
-
-The processes are started anew, not forked: neither ONNX Runtime nor CUDA outlives a fork.
-"""
+"""A job on this machine: one process a core, or a device; each takes the next unit when it can."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import signal
-import socket
-import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
-from artifacts.devices import Device
 from artifacts.errors import DataError
 from artifacts.predictor import Predictor, open_bundle
 from serving.scoring.batch_size import best_batch
+from serving.scoring.processes import Process, Started, start
 from serving.scoring.scorer import Scorer, Work
 from serving.scoring.units import Unit
 
@@ -31,34 +24,8 @@ from serving.scoring.units import Unit
 _IN_VIEW = 32
 # How often a unit's process may die before the job is given up.
 _DEATHS = 2
-_ROOT = Path(__file__).resolve().parents[2]
 
 Done = Callable[[dict[str, Any]], None]
-
-
-class Started:
-    """Processes that import what they need, and open the bundle, before they have work.
-
-    To be closed; those that a job took are the job's.
-    """
-
-    def __init__(self, count: int, bundle: str, backend: str, device: Device) -> None:
-        self._processes = [_start() for _ in range(count)]
-        for process in self._processes:
-            process.send(("open", (bundle, backend, device)))
-
-    def take(self, count: int) -> list[_Process]:
-        """As many as there are, and new ones."""
-        taken = self._processes[:count]
-        self._processes = self._processes[count:]
-        return taken + [_start() for _ in range(count - len(taken))]
-
-    def close(self) -> None:
-        """End those that have no work."""
-        for process in self._processes:
-            process.process.kill()
-            process.process.wait()
-            process.connection.close()
 
 
 def run_processes(
@@ -75,7 +42,10 @@ def run_processes(
     Raises what a process raised, or DataError where one died over and over. Whatever way it ends,
     no other process is left.
     """
-    others = [_start() for _ in range(count - 1)] if started is None else started.take(count - 1)
+    if started is None:
+        others = [start(number, work.device) for number in range(1, count)]
+    else:
+        others = started.take(count - 1)
     pool = _Pool(work, units, others, done, recorded)
     try:
         pool.run(predictor)
@@ -133,21 +103,6 @@ def _settles(record: dict[str, Any], unit: Unit) -> bool:
     return bool(record["key"] == unit.key)
 
 
-@dataclass
-class _Process:
-    """units: what it has taken and not recorded yet."""
-
-    process: subprocess.Popen[bytes]
-    connection: Connection
-    units: list[Unit] = field(default_factory=list)
-    last: Unit | None = None
-
-    def send(self, message: Any) -> None:
-        """Whether it still lives is seen where it is heard."""
-        with contextlib.suppress(OSError):
-            self.connection.send(message)
-
-
 class _Pool:
     """A thread leads the other processes, while this one scores as they do."""
 
@@ -155,7 +110,7 @@ class _Pool:
         self,
         work: Work,
         units: Iterator[Unit],
-        processes: list[_Process],
+        processes: list[Process],
         done: Done,
         recorded: set[str],
     ) -> None:
@@ -220,11 +175,11 @@ class _Pool:
         except BaseException as error:  # noqa: BLE001
             self._error = error
 
-    def _instruct(self, process: _Process) -> None:
+    def _instruct(self, process: Process) -> None:
         with self._lock:
             process.send(("work", (self._work, self._recorded)))
 
-    def _hear(self, process: _Process) -> None:
+    def _hear(self, process: Process) -> None:
         try:
             kind, value = process.connection.recv()
         except (EOFError, OSError):
@@ -244,12 +199,12 @@ class _Pool:
         else:
             raise value
 
-    def _ended(self, process: _Process) -> None:
+    def _ended(self, process: Process) -> None:
         process.process.wait()
         process.connection.close()
         self._processes.remove(process)
 
-    def _lost(self, process: _Process) -> None:
+    def _lost(self, process: Process) -> None:
         """It was killed, for want of memory perhaps: another one goes on with its units."""
         status = process.process.wait()
         self._ended(process)
@@ -264,20 +219,8 @@ class _Pool:
                 self._view.give_back(unit)
         if not process.units and process.last is None:
             raise DataError(f"a process that was to score ended at its start ({_cause(status)})")
-        self._processes.append(_start())
+        self._processes.append(start(process.number, self._work.device))
         self._instruct(self._processes[-1])
-
-
-def _start() -> _Process:
-    ours, theirs = socket.socketpair()
-    connection = Connection(ours.detach())
-    environment = {**os.environ, "PYTHONPATH": _python_path(), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "serving.scoring.engine", str(theirs.fileno())],
-        pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment,
-    )  # fmt: skip
-    theirs.close()
-    return _Process(process, connection)
 
 
 def _cause(status: int) -> str:
@@ -285,12 +228,6 @@ def _cause(status: int) -> str:
         return f"exit status {status}"
     memory = ", as where there is too little memory" if status == -signal.SIGKILL else ""
     return f"signal {signal.Signals(-status).name}{memory}"
-
-
-def _python_path() -> str:
-    """These very packages, wherever they are imported from."""
-    given = os.environ.get("PYTHONPATH")
-    return f"{_ROOT}{os.pathsep}{given}" if given else str(_ROOT)
 
 
 def _main(descriptor: int) -> None:

@@ -8,31 +8,28 @@ the same bytes. See `serving.scoring.folder` for what it writes.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from artifacts.backends import BackendName
-from artifacts.devices import DeviceChoice, resolve_device
+from artifacts.devices import Device
 from artifacts.errors import DataError
 from artifacts.inputs import ImageInput
 from artifacts.manifest import Manifest
-from artifacts.predictor import Predictor, open_bundle
+from artifacts.predictor import Predictor
 from serving.scoring.answers import AnswerForm, Format, Shown
-from serving.scoring.engine import Started, run_processes
+from serving.scoring.engine import run_processes
 from serving.scoring.folder import OutFolder
 from serving.scoring.plan import passed_columns, units_of
+from serving.scoring.processes import Started, workers_on
 from serving.scoring.scorer import Scorer, Work
 from serving.scoring.sources import find_sources
 from serving.scoring.summary import join_records
 from serving.scoring.units import Unit
 
-_LARGE_BYTES = 32 * 2**20
 # What decides about an answer's bits, or those of the file that holds it.
 _SOFTWARE = ("parityline", "numpy", "onnxruntime-gpu", "onnxruntime", "pillow", "pyarrow")
 
@@ -91,38 +88,6 @@ def score(
     options = options or Options()
     job = _Job(predictor, inputs, Path(out), options)
     return job.run(progress or (lambda _: None), engine, started)
-
-
-def score_bundle(
-    bundle: str,
-    inputs: Sequence[str],
-    out: str | Path,
-    options: Options | None = None,
-    *,
-    backend: BackendName = "onnx",
-    device: DeviceChoice = "auto",
-    progress: Callable[[Progress], None] | None = None,
-) -> dict[str, Any]:
-    """`score`, of a bundle that is not open yet: other processes open it at the same time.
-
-    Raises what `open_bundle` and `score` raise.
-    """
-    options = options or Options()
-    chosen = resolve_device(device)
-    others = (options.workers or _workers(chosen)) - 1
-    with closing(Started(others if _is_large(inputs) else 0, bundle, backend, chosen)) as started:
-        predictor = open_bundle(bundle, backend=backend, device=chosen)
-        return score(predictor, inputs, out, options, progress=progress, started=started)
-
-
-def _is_large(inputs: Sequence[str]) -> bool:
-    """Whether it is surely worth the start of other processes."""
-    size = 0
-    for given in inputs:
-        with suppress(OSError):
-            path = Path(given)
-            size += _LARGE_BYTES if path.is_dir() else path.stat().st_size
-    return size >= _LARGE_BYTES
 
 
 class _Job:
@@ -223,7 +188,7 @@ class _Job:
 
         units = (
             unit
-            for unit in units_of(self.sources, self.spec, self.options.limit)
+            for unit in units_of(self.sources, self.manifest, self.options.limit)
             if unit.key not in recorded and not (unit.rows is None and unit.source in ended)
         )
         work = Work(
@@ -242,7 +207,7 @@ class _Job:
         )
         first = [unit for _, unit in zip(range(2), units, strict=False)]
         rest = _chained(first, units)
-        count = self.options.workers or _workers(self.predictor.device)
+        count = self.options.workers or workers_on(self.predictor.device)
         if engine is not None:
             engine(work, rest, count, done, recorded)
         elif count == 1 or len(first) < 2:
@@ -266,12 +231,6 @@ def _chained(first: list[Unit], rest: Iterator[Unit]) -> Iterator[Unit]:
     yield from rest
 
 
-def _workers(device: str) -> int:
-    if device != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _decoders(device: str) -> int:
+def _decoders(device: Device) -> int:
     """Threads that encode: a GPU would wait for one."""
-    return 1 if device == "cpu" else max(1, min(16, _workers("cpu") - 1))
+    return 1 if device == "cpu" else max(1, min(16, workers_on("cpu") // workers_on(device) - 1))

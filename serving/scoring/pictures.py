@@ -15,7 +15,7 @@ import pyarrow as pa
 from artifacts.errors import DataError
 from serving.scoring.chunks import Block
 from serving.scoring.sources import PICTURES, Source
-from serving.scoring.units import UNIT_PICTURES, Unit
+from serving.scoring.units import Unit, UnitSize
 
 _CHUNK_PICTURES = 64
 # A picture's file is smaller by far; what is larger is none.
@@ -33,8 +33,9 @@ class FilesReader:
 
     schema = _SCHEMA
 
-    def __init__(self, source: Source, spec: Any) -> None:
+    def __init__(self, source: Source, spec: Any, size: UnitSize) -> None:
         self._source = source
+        self._unit_pictures = size.pictures
         self._base = source.path
         if source.format == "list":
             self._base = source.path.rpartition("/")[0]
@@ -44,7 +45,7 @@ class FilesReader:
         paths = iter(self._source.pictures or self._lines())
         number = first = 0
         share = self._source.size / max(1, len(self._source.pictures))
-        while place := tuple(islice(paths, UNIT_PICTURES)):
+        while place := tuple(islice(paths, self._unit_pictures)):
             size = round(share * len(place)) if self._source.pictures else 0
             yield Unit(self._source.number, number, first, len(place), place, size)
             number, first = number + 1, first + len(place)
@@ -99,8 +100,9 @@ class TarReader:
 
     schema = _SCHEMA.append(pa.field("cls", pa.string()))
 
-    def __init__(self, source: Source, spec: Any) -> None:
+    def __init__(self, source: Source, spec: Any, size: UnitSize) -> None:
         self._source = source
+        self._unit_pictures = size.pictures
         self._file = source.open()
         self._can_seek = source.is_local and not source.compressed
 
@@ -112,7 +114,7 @@ class TarReader:
         with _readable(), tarfile.open(fileobj=self._file, mode="r:") as archive:
             found = _samples(archive, lambda member: (member.name, member.offset_data, member.size))
             number = first = 0
-            while place := tuple(islice(found, UNIT_PICTURES)):
+            while place := tuple(islice(found, self._unit_pictures)):
                 size = sum(entry[2] for entry, _ in place)
                 yield Unit(self._source.number, number, first, len(place), place, size)
                 number, first = number + 1, first + len(place)
@@ -139,7 +141,7 @@ class TarReader:
                 archive, lambda member: (_content(archive, member, _MOST_BYTES), member.name)
             )
             number = first = 0
-            while found := [(*entry, cls) for entry, cls in islice(samples, UNIT_PICTURES)]:
+            while found := [(*entry, cls) for entry, cls in islice(samples, self._unit_pictures)]:
                 unit = Unit(self._source.number, number, first, len(found))
                 yield unit, self._of(found, first, columns)
                 number, first = number + 1, first + len(found)

@@ -19,7 +19,7 @@ from serving.scoring.open import open_reader
 from serving.scoring.scorer import TRIES, UNREADABLE, no_more
 from serving.scoring.sources import Source, nearest
 from serving.scoring.true_labels import true_labels
-from serving.scoring.units import Reader, Unit
+from serving.scoring.units import Reader, Unit, UnitSize
 
 _ARRAYS = ("npz", "npy")
 
@@ -35,7 +35,7 @@ def passed_columns(
     columns: their names; None: all, without pictures, and of arrays none. target: a column of
     labels. Raises DataError where no file can be read, or that one does not suit the model.
     """
-    source, schema = _first_schema(sources, manifest.input)
+    source, schema = _first_schema(sources, manifest)
     try:
         if source.format not in _ARRAYS:
             values = with_partitions(Block(np.arange(0), schema.empty_table()), source).values
@@ -49,15 +49,13 @@ def passed_columns(
     return pa.schema([schema.field(name) for name in _names(source, schema, manifest, columns)])
 
 
-def units_of(
-    sources: Sequence[Source], spec: ImageInput | TableInput, limit: int | None
-) -> Iterator[Unit]:
+def units_of(sources: Sequence[Source], manifest: Manifest, limit: int | None) -> Iterator[Unit]:
     """All of them, up to the limit; where a source can be read no further, one that says why."""
     left = limit
     for source in sources:
         number = first = 0
         try:
-            with closing(_opened(source, spec)) as reader:
+            with closing(_opened(source, manifest)) as reader:
                 for unit in reader.units():
                     if left == 0:
                         return
@@ -72,13 +70,11 @@ def units_of(
             yield Unit(source.number, number, first, None, error=no_more(error))
 
 
-def _first_schema(
-    sources: Sequence[Source], spec: ImageInput | TableInput
-) -> tuple[Source, pa.Schema]:
+def _first_schema(sources: Sequence[Source], manifest: Manifest) -> tuple[Source, pa.Schema]:
     first: DataError | None = None
     for source in sources:
         try:
-            with closing(_opened(source, spec)) as reader:
+            with closing(_opened(source, manifest)) as reader:
                 return source, reader.schema
         except DataError as error:
             first = first or DataError(f"{source.name}: {error}")
@@ -134,16 +130,17 @@ def _names(
     return list(dict.fromkeys(columns))
 
 
-def _opened(source: Source, spec: ImageInput | TableInput) -> Reader:
+def _opened(source: Source, manifest: Manifest) -> Reader:
     """Tried again where a connection may have been lost."""
+    size = UnitSize.of(len(manifest.labels))
     for tried in range(1, TRIES):
         try:
-            return open_reader(source, spec)
+            return open_reader(source, manifest.input, size)
         except DataError as error:
             if source.is_local or not isinstance(error.__cause__, OSError):
                 raise
             time.sleep(tried)
-    return open_reader(source, spec)
+    return open_reader(source, manifest.input, size)
 
 
 def _count(reader: Reader, most: int) -> int:

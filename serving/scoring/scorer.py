@@ -34,7 +34,7 @@ from serving.scoring.open import open_reader
 from serving.scoring.sources import Source
 from serving.scoring.target import TargetTally
 from serving.scoring.true_labels import true_labels
-from serving.scoring.units import Reader, Unit
+from serving.scoring.units import Reader, Unit, UnitSize
 
 _AHEAD = 2
 # Of a file elsewhere, whose connection may have been lost.
@@ -64,14 +64,14 @@ class Work:
 
 @dataclass
 class _Part:
-    """A unit on its way."""
+    """A unit on its way: of each of its chunks the rows, and what the model said of them."""
 
     unit: Unit
     began: float
-    tables: list[pa.Table] = field(default_factory=list)
+    rows: list[np.ndarray] = field(default_factory=list)
+    passed: list[pa.Table] = field(default_factory=list)
+    probabilities: list[np.ndarray] = field(default_factory=list)
     rejected: list[tuple[int, str]] = field(default_factory=list)
-    scored: int = 0
-    counts: Any = 0
     drift: DriftCounts | None = None
     target: TargetTally | None = None
 
@@ -85,6 +85,7 @@ class Scorer:
         self._manifest = predictor.manifest
         self._folder = OutFolder(work.out, work.form.format)
         self._others = {*work.passed.names, *([work.target] if work.target else [])}
+        self._size = UnitSize.of(len(self._manifest.labels))
         self._readers: dict[int, Reader] = {}
         self._batch_size = work.batch_size
         self._chunks = 0
@@ -123,7 +124,7 @@ class Scorer:
         self._readers.clear()
 
     def _begin(self, unit: Unit) -> _Part:
-        part = _Part(unit, time.perf_counter(), counts=np.zeros(len(self._manifest.labels), int))
+        part = _Part(unit, time.perf_counter())
         if self._manifest.profile:
             part.drift = DriftCounts(self._manifest.profile, self._manifest.input)
         if self._work.target:
@@ -139,46 +140,55 @@ class Scorer:
             # A short job would spend more time on it than it wins.
             self._batch_size = best_batch(self._predictor)
         _, probabilities = self._predictor.run(chunk.raw, self._batch_size)
-        index = decide(probabilities, self._manifest.threshold)
-        part.counts += np.bincount(index, minlength=len(part.counts))
-        part.scored += len(index)
+        part.rows.append(chunk.rows)
+        part.passed.append(chunk.passed)
+        part.probabilities.append(probabilities)
         if part.drift is not None:
             part.drift.add(chunk.raw)
         if part.target is not None:
             assert chunk.known is not None
             part.target.add(probabilities, *chunk.known)
-        table = answer_table(
-            self._manifest,
-            self._work.form,
-            rows=chunk.rows,
-            passed=chunk.passed,
-            probabilities=probabilities,
-            file=self._work.sources[part.unit.source].name,
-        )
-        part.tables.append(table)
 
     def _finish(self, part: _Part, done: Callable[[dict[str, Any]], None]) -> None:
         unit = part.unit
-        table = pa.concat_tables(part.tables) if part.tables else None
+        data, counts = (
+            self._answers(part) if part.rows else (None, [0] * len(self._manifest.labels))
+        )
+        scored = sum(counts)
         record = {
             "key": unit.key,
             "source": unit.source,
             # Of a source whose rows were not known: there are no more.
             "end": unit.rows is None,
             "first_row": unit.first_row,
-            "rows_in": part.scored + len(part.rejected),
-            "rows_scored": part.scored,
+            "rows_in": scored + len(part.rejected),
+            "rows_scored": scored,
             "bytes": unit.bytes,
-            "label_counts": part.counts.tolist(),
+            "label_counts": counts,
             "rejected": part.rejected,
             "drift": part.drift.to_json() if part.drift is not None else None,
             "target": None if part.target is None else packed(part.target.to_arrays()),
             "seconds": round(time.perf_counter() - part.began, 4),
         }
-        data = None if table is None else encode_table(table, self._work.form.format)
         self._folder.publish(unit.key, data, record)
         brief = {key: record[key] for key in ("key", "source", "end", "rows_in", "bytes")}
         done({**brief, "rejected": len(part.rejected)})
+
+    def _answers(self, part: _Part) -> tuple[bytes, list[int]]:
+        """A part's file, and how many rows have each label."""
+        probabilities = np.concatenate(part.probabilities)
+        index = decide(probabilities, self._manifest.threshold)
+        table = answer_table(
+            self._manifest.labels,
+            self._work.form,
+            rows=np.concatenate(part.rows),
+            passed=pa.concat_tables(part.passed),
+            probabilities=probabilities,
+            index=index,
+            file=self._work.sources[part.unit.source].name,
+        )
+        counts: list[int] = np.bincount(index, minlength=len(self._manifest.labels)).tolist()
+        return encode_table(table, self._work.form.format), counts
 
     def _encoded(
         self, units: Iterable[Unit], recorded: frozenset[str] | set[str], pool: ThreadPoolExecutor
@@ -261,7 +271,7 @@ class Scorer:
             for other in list(self._readers):
                 self._forget(other)
             source = self._work.sources[unit.source]
-            self._readers[unit.source] = open_reader(source, self._manifest.input)
+            self._readers[unit.source] = open_reader(source, self._manifest.input, self._size)
         return self._readers[unit.source]
 
     def _forget(self, source: int) -> None:

@@ -30,7 +30,7 @@ from serving.scoring.cutting import (
     with_bytes,
 )
 from serving.scoring.sources import Source
-from serving.scoring.units import UNIT_BYTES, Unit
+from serving.scoring.units import Unit, UnitSize
 
 _READ_BYTES = 2**20
 
@@ -40,8 +40,9 @@ class _TextReader:
 
     schema: pa.Schema
 
-    def __init__(self, source: Source, spec: ImageInput | TableInput) -> None:
+    def __init__(self, source: Source, spec: ImageInput | TableInput, size: UnitSize) -> None:
         self._source = source
+        self._unit_bytes = size.bytes
         self._spec = spec
         self._chunk_rows = chunk_rows(spec)
         self._can_seek = source.is_local and not source.compressed
@@ -91,8 +92,8 @@ class _TextReader:
 class CsvReader(_TextReader):
     """Every cell is read as text: types that are guessed from some rows do not hold for others."""
 
-    def __init__(self, source: Source, spec: ImageInput | TableInput) -> None:
-        super().__init__(source, spec)
+    def __init__(self, source: Source, spec: ImageInput | TableInput, size: UnitSize) -> None:
+        super().__init__(source, spec, size)
         blocks = _read(source)
         self._names, _, _ = read_header(blocks)
         self.schema = pa.schema([(name, pa.string()) for name in self._names])
@@ -102,7 +103,7 @@ class CsvReader(_TextReader):
         return offset, rest
 
     def _cut(self, blocks: Iterable[bytes], offset: int) -> Iterator[Piece]:
-        return cut_csv(blocks, UNIT_BYTES, columns=len(self._names), offset=offset)
+        return cut_csv(blocks, self._unit_bytes, columns=len(self._names), offset=offset)
 
     def _parse(self, data: bytes, piece: Piece, columns: Sequence[str]) -> Iterator[Block]:
         if not columns:
@@ -147,8 +148,8 @@ class JsonLinesReader(_TextReader):
     JSON where it is none.
     """
 
-    def __init__(self, source: Source, spec: ImageInput | TableInput) -> None:
-        super().__init__(source, spec)
+    def __init__(self, source: Source, spec: ImageInput | TableInput, size: UnitSize) -> None:
+        super().__init__(source, spec, size)
         names: dict[str, None] = {}
         for _, data in self._pieces():
             for line in data.split(b"\n")[:1000]:
@@ -168,7 +169,7 @@ class JsonLinesReader(_TextReader):
         return skip_bom(blocks)
 
     def _cut(self, blocks: Iterable[bytes], offset: int) -> Iterator[Piece]:
-        return cut_lines(blocks, UNIT_BYTES, offset=offset)
+        return cut_lines(blocks, self._unit_bytes, offset=offset)
 
     def _parse(self, data: bytes, piece: Piece, columns: Sequence[str]) -> Iterator[Block]:
         lines = split_lines(data, piece)

@@ -12,8 +12,28 @@ from serving.scoring.chunks import Block
 
 UNIT_ROWS = 131_072
 UNIT_PICTURES = 256
-# Of what is read as text, or held in memory until it is scored.
+# Of text, or of Arrow's memory.
 UNIT_BYTES = 16 * 2**20
+# Up to so many labels; with more of them, the answers to as many rows would be too large.
+_LABELS = 64
+
+
+@dataclass(frozen=True)
+class UnitSize:
+    """What a unit holds at most, about: rows, of encoded pictures fewer; bytes of what is read."""
+
+    rows: int
+    pictures: int
+    bytes: int
+
+    @classmethod
+    def of(cls, labels: int) -> UnitSize:
+        """For a model of so many labels."""
+        share = min(1.0, _LABELS / labels)
+        rows, pictures, size = (
+            max(1, int(most * share)) for most in (UNIT_ROWS, UNIT_PICTURES, UNIT_BYTES)
+        )
+        return cls(rows, pictures, size)
 
 
 @dataclass(frozen=True)

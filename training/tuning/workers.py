@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 import training
+from artifacts.devices import one_cuda_device
 from training.tuning.plan import Plan
 from training.tuning.storage import StudyError
 
@@ -129,7 +130,7 @@ class Workers:
             "PYTHONWARNINGS": "ignore",
         }
         if self._devices:
-            environment["CUDA_VISIBLE_DEVICES"] = _device(index % self._devices)
+            environment.update(one_cuda_device(index))
         with log.open("wb") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "training.tuning.worker"],
@@ -165,9 +166,3 @@ class Workers:
         with contextlib.suppress(BrokenPipeError):
             worker.process.stdin.close()
         worker.process.stdout.close()
-
-
-def _device(number: int) -> str:
-    """Of the devices that this process may use, the one of that number."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",")[number] if visible else str(number)

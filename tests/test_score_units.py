@@ -1,0 +1,71 @@
+"""What a unit of a scoring job holds: bounded memory, whatever the rows and the answers are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from artifacts.predictor import Predictor
+from serving.scoring.open import open_reader
+from serving.scoring.sources import find_sources
+from serving.scoring.units import UNIT_ROWS, UnitSize
+from tests.scored import parts_of, score_file
+
+ROWS = 300
+
+
+@given(st.integers(2, 10**6))
+def test_the_answers_of_a_unit_are_bounded_for_any_number_of_labels(labels: int) -> None:
+    size = UnitSize.of(labels)
+    assert min(size.rows, size.pictures, size.bytes) >= 1
+    assert size.rows * labels * 4 <= max(64 * 2**20, labels * 4)
+    assert labels > 64 or size.rows == UNIT_ROWS
+
+
+@pytest.mark.parametrize("format_", ["parquet", "arrow"])
+def test_rows_with_long_cells_make_smaller_units(
+    cancer: Predictor, tmp_path: Path, format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.scoring.columnar._HELD_BYTES", 100_000)
+    rng = np.random.default_rng(0)
+    texts = [rng.bytes(1000).hex() for _ in range(ROWS)]
+    columns = [column.name for column in cancer.manifest.input.columns]
+    raw = cancer.golden.raw[np.arange(ROWS) % len(cancer.golden.raw)]
+    numbers = {name: raw[:, k] for k, name in enumerate(columns)}
+    path = tmp_path / f"rows.{format_}"
+    sizes = []
+    for more in ({}, {"text": texts}):
+        write(path, pa.table({**numbers, **more}))
+        (source,) = find_sources([str(path)], pictures=False)
+        reader = open_reader(source, cancer.manifest.input, UnitSize.of(2))
+        units = list(reader.units())
+        assert sum(unit.rows or 0 for unit in units) == ROWS
+        sizes.append(max(unit.rows or 0 for unit in units))
+        for unit in units:
+            for block in reader.blocks(unit, reader.schema.names):
+                assert isinstance(block.values, pa.Table)
+                assert block.values.nbytes <= 200_000
+        reader.close()
+    assert sizes[1] * 2000 <= 200_000
+    assert sizes[1] < sizes[0]
+    summary = score_file(cancer, path, tmp_path / "out", workers=1)
+    assert summary["rows_scored"] == ROWS
+    assert len(summary["parts"]) == len(units)
+    assert parts_of(tmp_path / "out")["text"].to_pylist() == texts
+
+
+def write(path: Path, table: pa.Table) -> None:
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+        return
+    batches: Sequence[pa.RecordBatch] = table.to_batches(max_chunksize=10)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
