@@ -217,6 +217,9 @@ def cli(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Ended]:
     """The command line in this process: seconds of imports less than `parityline`."""
+    # Or `score`, which does without, would keep pyarrow from it in this process too.
+    import pandas  # noqa: F401
+
     import parityline as front
 
     def run(*arguments: str, **environment: str) -> Ended:

@@ -56,3 +56,17 @@ def test_no_source_file_names_another_room(package: str) -> None:
             words = line.split()
             if words[:1] in (["import"], ["from"]):
                 assert words[1].split(".")[0] not in others, f"{path}: {line}"
+
+
+def test_the_front_door_opens_before_anything_heavy_is_imported() -> None:
+    heavy = {"numpy", "pydantic", "pyarrow", "onnxruntime", "torch", "bentoml", "pandas"}
+    assert not modules_after("import parityline, serving.scoring.processes") & heavy
+
+
+def test_a_scoring_process_does_without_pandas() -> None:
+    arrays = "import pyarrow as pa; pa.array(['a']); pa.table({'a': [1]}).schema.empty_table()"
+    leave = "from serving.scoring.processes import leave_pandas; leave_pandas()"
+    assert "pandas" in modules_after(arrays)
+    assert "pandas" not in modules_after(f"{leave}; {arrays}")
+    # Whoever wants it has it.
+    assert "pandas" in modules_after(f"{leave}; {arrays}; import pandas; pandas.DataFrame()")

@@ -17,6 +17,7 @@ import pyarrow as pa
 from artifacts.errors import DataError
 from artifacts.inputs import ImageInput, TableInput, input_name
 from serving.scoring.chunks import Block, check_array, chunk_rows
+from serving.scoring.mapped import MappedFile
 from serving.scoring.sources import Source
 from serving.scoring.units import Unit, UnitSize
 
@@ -40,7 +41,8 @@ class ArrayReader:
         self._source = source
         self._unit_rows = size.rows
         self._chunk_rows = chunk_rows(spec)
-        self._file = source.open()
+        mapped = source.is_local and source.format == "npy"
+        self._file: Any = MappedFile(source.path) if mapped else source.open()
         self._archive: zipfile.ZipFile | None = None
         self._opened: dict[str, _Rows] = {}
         try:
@@ -174,11 +176,11 @@ class _Rows:
         while left:
             left -= len(self._take(min(left, _SKIP_BYTES)))
 
-    def _take(self, size: int) -> bytes:
-        data = self._file.read(size)
+    def _take(self, size: int) -> bytes | memoryview:
+        data: bytes | memoryview = self._file.read(size)
         if len(data) != size:
             raise ValueError(f"expected {size} bytes more, found {len(data)}")
-        return bytes(data)
+        return data
 
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -138,8 +138,14 @@ def _texts(cells: list[Any]) -> pa.Array:
 
 
 def cell_text(cell: Any) -> str | None:
-    """A JSON value as text: a text as it is, another as JSON."""
-    return cell if cell is None or isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
+    """A JSON value as text: a text as it is, another as JSON.
+
+    Half of a surrogate pair, which no file can hold, is as JSON escapes it.
+    """
+    if cell is None:
+        return None
+    text = cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _column(columns: pa.Table, field: pa.Field, count: int) -> pa.ChunkedArray:

@@ -167,13 +167,14 @@ class ArrowReader:
                     rows = held = 0
 
     def blocks(self, unit: Unit, columns: Sequence[str]) -> Iterator[Block]:
-        """From its own record batches."""
-        assert self._file is not None
+        """From its own record batches, where they lie in a local file."""
         first = unit.first_row
-        for index in range(*unit.place):
-            table = pa.Table.from_batches([self._file.get_batch(index)]).select(list(columns))
-            yield from self._blocks(table, first)
-            first += len(table)
+        # Mapped for this unit alone, so that memory holds what is in use.
+        with pa.memory_map(self._source.path) as mapped, pa.ipc.open_file(mapped) as file:
+            for index in range(*unit.place):
+                table = pa.Table.from_batches([file.get_batch(index)]).select(list(columns))
+                yield from self._blocks(table, first)
+                first += len(table)
 
     def stream(self, columns: Sequence[str]) -> Iterator[tuple[Unit, Iterator[Block]]]:
         """Joined up to a unit's rows or bytes."""

@@ -91,7 +91,7 @@ def score(
 
     Example: `parityline score churn day=2026-01-31/*.parquet --out scores --columns id`
     """
-    from serving.scoring.processes import Started
+    from serving.scoring.processes import Started, leave_pandas
 
     if address is not None and engine != "ray":
         raise DataError("--address: expected --engine ray with it")
@@ -115,7 +115,11 @@ def score(
             batch_size=batch_size,
             workers=workers,
         )
-        run = ray_engine(address) if engine == "ray" else None
+        run = None
+        if engine == "ray":
+            run = ray_engine(address)
+        else:
+            leave_pandas()
         predictor = open_bundle(bundle, backend=backend, device=chosen)
         with _shown(console) as progress:
             summary = score(

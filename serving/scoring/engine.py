@@ -16,7 +16,7 @@ from typing import Any
 from artifacts.errors import DataError
 from artifacts.predictor import Predictor, open_bundle
 from serving.scoring.batch_size import best_batch
-from serving.scoring.processes import Process, Started, start
+from serving.scoring.processes import Process, Started, leave_pandas, start
 from serving.scoring.scorer import Scorer, Work
 from serving.scoring.units import Unit
 
@@ -234,6 +234,7 @@ def _main(descriptor: int) -> None:
     """A process of the pool."""
     # Ctrl-C reaches all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_pandas()
     connection = Connection(descriptor)
     alone = threading.Lock()
 
@@ -264,6 +265,8 @@ def _main(descriptor: int) -> None:
             raise DataError(f"{work.bundle}: it is another bundle now")
         Scorer(work, predictor).run(units(), lambda record: send(("record", record)), recorded)
         send(("end", None))
+        # All is on disk; to take the interpreter down would only take time.
+        os._exit(0)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         # Who leads the job is gone.
         os._exit(1)

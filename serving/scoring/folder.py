@@ -95,7 +95,7 @@ class OutFolder:
         """Of the units that are done."""
         return {file.stem for file in (self.path / _RECORDS).glob("[0-9]*.json")}
 
-    def publish(self, key: str, part: bytes | None, record: dict[str, Any]) -> None:
+    def publish(self, key: str, part: bytes | memoryview | None, record: dict[str, Any]) -> None:
         """Write a unit's part, if it has rows, then its record. Raises CannotWrite."""
         record = {**record, "part": None, "sha256": None}
         with self._writing():
@@ -159,7 +159,7 @@ class OutFolder:
                 "the same command goes on from there"
             ) from error
 
-    def _write(self, file: Path, data: bytes) -> None:
+    def _write(self, file: Path, data: bytes | memoryview) -> None:
         # Another process may be at the same unit, left over from a job whose leader was killed.
         temporary = file.with_name(f".{file.name}.new{os.getpid()}")
         try:

@@ -108,6 +108,29 @@ def workers_on(device: Device) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def leave_pandas() -> None:
+    """Keep pyarrow from importing pandas, to know its objects; for a process that has none of them.
+
+    It would at its first array, wherever pandas is installed: a third of a second of each process,
+    and tens of megabytes. It tries once.
+    """
+    import pyarrow as pa
+
+    if "pandas" not in sys.modules:
+        sys.meta_path.insert(0, _NoPandas)
+        try:
+            pa.array([0])
+        finally:
+            sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas:
+    @staticmethod
+    def find_spec(name: str, path: Any, target: Any = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+
 def _is_large(inputs: Sequence[str]) -> bool:
     size = 0
     for given in inputs:

@@ -174,7 +174,7 @@ class Scorer:
         brief = {key: record[key] for key in ("key", "source", "end", "rows_in", "bytes")}
         done({**brief, "rejected": len(part.rejected)})
 
-    def _answers(self, part: _Part) -> tuple[bytes, list[int]]:
+    def _answers(self, part: _Part) -> tuple[bytes | memoryview, list[int]]:
         """A part's file, and how many rows have each label."""
         probabilities = np.concatenate(part.probabilities)
         index = decide(probabilities, self._manifest.threshold)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from serving.scoring.chunks import Block
 
-UNIT_ROWS = 131_072
+UNIT_ROWS = 65_536
 UNIT_PICTURES = 256
 # Of text, or of Arrow's memory.
 UNIT_BYTES = 16 * 2**20
