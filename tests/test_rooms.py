@@ -22,7 +22,7 @@ def modules_after(statement: str) -> set[str]:
 
 def test_artifacts_import_neither_torch_nor_bentoml_nor_another_room() -> None:
     loaded = modules_after(
-        "import artifacts, artifacts.backends, artifacts.summary, artifacts.references"
+        "import artifacts.predictor, artifacts.backends, artifacts.summary, artifacts.references"
     )
     assert "artifacts" in loaded
     assert not loaded & {"torch", "bentoml", "training", "serving", "sklearn"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,6 +19,8 @@ from serving.scoring.units import Unit, UnitSize
 _CHUNK_PICTURES = 64
 # Of a unit's cells; not of pixels, which are gone once they are scored.
 _HELD_BYTES = 64 * 2**20
+# Pixels that come as lists: what is made on the way to them stays in a core's cache.
+_LISTED_PIXELS = 2**19
 # Pages are read as they are needed, not a row group as a whole.
 _BUFFER_BYTES = 2**20
 
@@ -34,6 +37,15 @@ def _sizes(
     ):
         return min(size.pictures, most), min(_CHUNK_PICTURES, most)
     return min(size.rows, most), min(chunk_rows(spec), max(1, most // 4))
+
+
+def _batch_rows(schema: pa.Schema, spec: ImageInput | TableInput) -> int:
+    """Rows to decode at a time."""
+    listed = isinstance(spec, ImageInput) and any(
+        pa.types.is_nested(schema.field(name).type)
+        for name in set(IMAGE_COLUMNS) & set(schema.names)
+    )
+    return max(1, _LISTED_PIXELS // math.prod(spec.shape)) if listed else 2**31
 
 
 def _row_bytes(metadata: pq.FileMetaData) -> float:
@@ -58,6 +70,7 @@ class ParquetReader:
         metadata = self._file.metadata
         row_bytes = _row_bytes(metadata)
         self._unit_rows, self._chunk_rows = _sizes(self.schema, spec, size, row_bytes)
+        self._batch_rows = min(self._chunk_rows, _batch_rows(self.schema, spec))
         groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         # The row with which each row group begins, and the end.
         self._starts = np.cumsum([0, *groups])
@@ -104,12 +117,14 @@ class ParquetReader:
         if self._position < start:
             self._rest, self._position, self._columns = None, start, wanted
             self._batches = self._file.iter_batches(
-                batch_size=self._chunk_rows,
+                batch_size=self._batch_rows,
                 row_groups=range(group, len(self._starts) - 1),
                 columns=wanted,
                 use_threads=False,
             )
         stop = unit.first_row + unit.rows
+        held: list[pa.RecordBatch] = []
+        rows = 0
         while self._position < stop:
             position, self._position = self._position, -1
             batch = self._rest if self._rest is not None else next(self._batches)
@@ -119,8 +134,12 @@ class ParquetReader:
             self._rest = batch.slice(after) if after < len(batch) else None
             self._position = position + after
             if len(taken):
-                first = position + skipped
-                yield Block(np.arange(first, first + len(taken)), pa.Table.from_batches([taken]))
+                held.append(taken)
+                rows += len(taken)
+            if rows and (rows >= self._chunk_rows or self._position >= stop):
+                first = self._position - rows
+                yield Block(np.arange(first, self._position), pa.Table.from_batches(held))
+                held, rows = [], 0
 
     def stream(self, columns: Sequence[str]) -> Iterator[tuple[Unit, Iterator[Block]]]:
         """Every unit is known."""
