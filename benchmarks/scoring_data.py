@@ -39,8 +39,10 @@ def pixels_npy(work: Path, data: Path, rows: int) -> Path:
     return _made(work / f"pixels-{rows}.npy", write)
 
 
-def pixels_fixed(work: Path, data: Path, rows: int, *, compression: str) -> Path:
-    """The same as Parquet, `id` and fixed-size binary `pixels`; default row groups."""
+def pixels_fixed(
+    work: Path, data: Path, rows: int, *, compression: str = "snappy", group_rows: int | None = None
+) -> Path:
+    """The same as Parquet, `id` and fixed-size binary `pixels`; None for pyarrow's default."""
 
     def write(path: Path) -> None:
         images = _fashion(data)
@@ -48,9 +50,11 @@ def pixels_fixed(work: Path, data: Path, rows: int, *, compression: str) -> Path
         whole = pa.FixedSizeBinaryArray.from_buffers(
             kind, len(images), [None, pa.py_buffer(images)]
         )
-        pq.write_table(_with_id(whole, rows), path, compression=compression)
+        table = _with_id(whole, rows)
+        pq.write_table(table, path, compression=compression, row_group_size=group_rows)
 
-    return _made(work / f"pixels-{rows}-fixed-{compression}.parquet", write)
+    name = f"pixels-{rows}-fixed-{compression}-{group_rows or 'default'}.parquet"
+    return _made(work / name, write)
 
 
 def pixels_lists(work: Path, data: Path, rows: int, *, group_rows: int | None) -> Path:

@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pyarrow.parquet as pq
 
 from artifacts.inputs import ImageInput
 from artifacts.pixels import decode_images
 
 _WAIT_S = 600.0
 _PICTURES = 64
+_ROWS = 512
 
 # What it is called, how many items it does, and doing them.
 Task = tuple[Any, int, Callable[[], None]]
@@ -56,6 +58,11 @@ def decoding(folder: Path, spec: ImageInput, *, processes: int) -> float:
     return _together(_decode, (folder, spec), processes)["decoding"]
 
 
+def reading(file: Path, *, processes: int) -> float:
+    """Rows a second of pyarrow's reading of `pixels`, of a Parquet file of many row groups."""
+    return _together(_read, (file,), processes)["reading"]
+
+
 def _infer(
     model: Path, rows: Path, batch_sizes: tuple[int, ...], device: str, share: Share
 ) -> Iterator[Task]:
@@ -81,6 +88,20 @@ def _infer(
     for size in batch_sizes:
         run(size, min(len(held), 2 * size))
         yield size, len(held), lambda size=size: run(size, len(held))
+
+
+def _read(file: Path, share: Share) -> Iterator[Task]:
+    opened = pq.ParquetFile(file, pre_buffer=False)
+    groups = range(opened.num_row_groups)[share.of(opened.num_row_groups)]
+    rows = sum(opened.metadata.row_group(group).num_rows for group in groups)
+
+    def run() -> None:
+        for _ in opened.iter_batches(
+            batch_size=_ROWS, row_groups=groups, columns=["pixels"], use_threads=False
+        ):
+            pass
+
+    yield "reading", rows, run
 
 
 def _decode(folder: Path, spec: ImageInput, share: Share) -> Iterator[Task]:
