@@ -65,7 +65,7 @@ def test_the_front_door_opens_before_anything_heavy_is_imported() -> None:
 
 def test_a_scoring_process_does_without_pandas() -> None:
     arrays = "import pyarrow as pa; pa.array(['a']); pa.table({'a': [1]}).schema.empty_table()"
-    leave = "from serving.scoring.processes import leave_pandas; leave_pandas()"
+    leave = "from serving.scoring.processes import set_up_arrow; set_up_arrow()"
     assert "pandas" in modules_after(arrays)
     assert "pandas" not in modules_after(f"{leave}; {arrays}")
     # Whoever wants it has it.

@@ -22,7 +22,7 @@ _HELD_BYTES = 64 * 2**20
 # Pixels that come as lists: what is made on the way to them stays in a core's cache.
 _LISTED_PIXELS = 2**19
 # Pages are read as they are needed, not a row group as a whole.
-_BUFFER_BYTES = 2**20
+_BUFFER_BYTES, _BUFFER_BYTES_ELSEWHERE = 2**16, 2**20
 
 
 def _sizes(
@@ -65,7 +65,8 @@ class ParquetReader:
 
     def __init__(self, source: Source, spec: ImageInput | TableInput, size: UnitSize) -> None:
         self._source = source
-        self._file = pq.ParquetFile(source.open(), buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        buffer_bytes = _BUFFER_BYTES if source.is_local else _BUFFER_BYTES_ELSEWHERE
+        self._file = pq.ParquetFile(source.open(), buffer_size=buffer_bytes, pre_buffer=False)
         self.schema = self._file.schema_arrow
         metadata = self._file.metadata
         row_bytes = _row_bytes(metadata)
@@ -136,7 +137,8 @@ class ParquetReader:
             if len(taken):
                 held.append(taken)
                 rows += len(taken)
-            if rows and (rows >= self._chunk_rows or self._position >= stop):
+            full = rows + self._batch_rows > self._chunk_rows
+            if rows and (full or self._position >= stop):
                 first = self._position - rows
                 yield Block(np.arange(first, self._position), pa.Table.from_batches(held))
                 held, rows = [], 0

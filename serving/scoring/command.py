@@ -91,7 +91,7 @@ def score(
 
     Example: `parityline score churn day=2026-01-31/*.parquet --out scores --columns id`
     """
-    from serving.scoring.processes import Started, leave_pandas
+    from serving.scoring.processes import Started, set_up_arrow
 
     if address is not None and engine != "ray":
         raise DataError("--address: expected --engine ray with it")
@@ -100,6 +100,8 @@ def score(
     # The others begin before this process imports what it needs itself, which takes as long.
     local = inputs if engine == "local" else []
     with closing(Started.of_job(local, bundle, backend, chosen, workers)) as started:
+        if engine == "local":
+            set_up_arrow()
         from artifacts import open_bundle
         from serving.scoring.job import Options, score
         from serving.scoring.on_ray import ray_engine
@@ -115,11 +117,7 @@ def score(
             batch_size=batch_size,
             workers=workers,
         )
-        run = None
-        if engine == "ray":
-            run = ray_engine(address)
-        else:
-            leave_pandas()
+        run = ray_engine(address) if engine == "ray" else None
         predictor = open_bundle(bundle, backend=backend, device=chosen)
         with _shown(console) as progress:
             summary = score(

@@ -16,7 +16,7 @@ from typing import Any
 from artifacts.errors import DataError
 from artifacts.predictor import Predictor, open_bundle
 from serving.scoring.batch_size import best_batch
-from serving.scoring.processes import Process, Started, leave_pandas, start
+from serving.scoring.processes import Process, Started, set_up_arrow, start
 from serving.scoring.scorer import Scorer, Work
 from serving.scoring.units import Unit
 
@@ -234,7 +234,7 @@ def _main(descriptor: int) -> None:
     """A process of the pool."""
     # Ctrl-C reaches all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    leave_pandas()
+    set_up_arrow()
     connection = Connection(descriptor)
     alone = threading.Lock()
 
