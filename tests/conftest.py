@@ -31,6 +31,16 @@ QUICK_DIGITS = ["train.epochs=6", "model.hidden=[48,24]", "export.max_batch_size
 QUICK_CANCER = ["train.epochs=10", "export.max_batch_size=128"]
 
 
+# Minutes each: a file that begins last is what all others are waited for.
+_LONG = ("gate", "ranks", "readme", "resume", "own_data", "cli", "score_again", "score_ray")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first, each by one of pytest-xdist's workers."""
+    place = {f"test_{name}": number for number, name in enumerate(_LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(_LONG)))
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a released `digits` and `breast-cancer`, small but trained on real data."""

@@ -357,7 +357,7 @@ def test_edge_inputs_are_the_ranges_ends_and_beyond() -> None:
     np.testing.assert_array_equal(table, edge_inputs(TABLE))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     hidden=st.lists(st.integers(1, 70), min_size=1, max_size=3),
     activation=st.sampled_from(["relu", "leaky_relu", "gelu", "silu", "tanh"]),

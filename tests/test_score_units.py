@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from artifacts.pixels import encode_png
 from artifacts.predictor import Predictor
 from serving.scoring.open import open_reader
 from serving.scoring.sources import find_sources
@@ -69,3 +72,41 @@ def write(path: Path, table: pa.Table) -> None:
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
+
+
+@pytest.mark.parametrize("layout", ["folder", "a.tar", "a.tar.gz"])
+def test_large_pictures_are_held_few_at_a_time(
+    digits: Predictor, tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for row, picture in enumerate(digits.golden.raw[:20]):
+        (folder / f"{row:02d}.png").write_bytes(encode_png(picture))
+    if layout != "folder":
+        mode: Literal["w", "w:gz"] = "w:gz" if layout.endswith("gz") else "w"
+        with tarfile.open(tmp_path / layout, mode) as archive:
+            archive.add(folder, arcname=".")
+    largest = max(file.stat().st_size for file in folder.iterdir())
+    monkeypatch.setattr("serving.scoring.pictures._HELD_BYTES", 3 * largest)
+    (source,) = find_sources([str(tmp_path / layout)], pictures=True)
+    reader = open_reader(source, digits.manifest.input, UnitSize.of(10))
+    columns = ["image", "path"]
+    blocks = [
+        block
+        for unit in reader.units()
+        for part in (
+            [reader.blocks(unit, columns)]
+            if unit.rows is not None
+            else [blocks for _, blocks in reader.stream(columns)]
+        )
+        for block in part
+    ]
+    reader.close()
+    assert len(blocks) >= 5
+    names = []
+    for block in blocks:
+        assert isinstance(block.values, pa.Table)
+        assert sum(map(len, block.values["image"].to_pylist())) <= 4 * largest
+        names += [Path(path).name for path in block.values["path"].to_pylist()]
+    assert names == sorted(file.name for file in folder.iterdir())
+    assert np.concatenate([block.rows for block in blocks]).tolist() == list(range(20))

@@ -16,7 +16,7 @@ from artifacts.errors import DataError
 from serving.scoring.scorer import Scorer, Work
 from serving.scoring.units import Unit
 
-# Units that an actor is given at once; the next ones are on their way meanwhile.
+# Units that an actor has at a time: one that has more would keep them from those that have none.
 _UNITS = 1
 
 
@@ -75,6 +75,8 @@ def _run(
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     entries = [{"unit": pickle.dumps(unit)} for unit in units]
     if not entries:
         return
@@ -84,15 +86,19 @@ def _run(
         UnitScorer,
         fn_constructor_kwargs={"work": work, "recorded": frozenset(recorded)},
         batch_size=_UNITS,
-        compute=ray.data.ActorPoolStrategy(size=min(count, len(entries))),
+        compute=ray.data.ActorPoolStrategy(
+            size=min(count, len(entries)), max_tasks_in_flight_per_actor=1
+        ),
         **gpu,
     )
     try:
-        for row in scored.iter_rows():
-            record = json.loads(row["record"])
-            if "failed" in record:
-                raise DataError(record["failed"])
-            done(record)
+        # Each as soon as it is there, not together with the next.
+        for batch in scored.iter_batches(batch_size=None, prefetch_batches=0):
+            for text in batch["record"]:
+                record = json.loads(text)
+                if "failed" in record:
+                    raise DataError(record["failed"])
+                done(record)
     except ray.exceptions.RayError as error:
         raise DataError(f"--engine ray: {_first_line(error)}") from error
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +20,10 @@ from serving.scoring.units import Unit, UnitSize
 _CHUNK_PICTURES = 64
 # A picture's file is smaller by far; what is larger is none.
 _MOST_BYTES = 256 * 2**20
+_HELD_BYTES = 64 * 2**20
 _MOST_CLS_BYTES = 4096
 _READ_BYTES = 2**16
+_Entry = TypeVar("_Entry", bound=tuple[Any, ...])
 _SCHEMA = pa.schema([("image", pa.binary()), ("path", pa.string()), ("folder", pa.string())])
 
 
@@ -62,20 +64,22 @@ class FilesReader:
 
     def blocks(self, unit: Unit, columns: Sequence[str]) -> Iterator[Block]:
         """A picture that cannot be read is rejected alone."""
-        for start in range(0, len(unit.place), _CHUNK_PICTURES):
-            paths = unit.place[start : start + _CHUNK_PICTURES]
-            rows: list[int] = []
-            found: list[tuple[bytes, str]] = []
-            rejected = []
-            for row, path in enumerate(paths, unit.first_row + start):
-                try:
-                    found.append((self._read(path), path))
-                    rows.append(row)
-                except (OSError, pa.ArrowException, DataError) as error:
-                    rejected.append((row, f"{path}: cannot be read: {error}"))
-            yield Block(np.array(rows, np.int64), _table(found, columns), None, rejected)
+        numbered = enumerate(unit.place, unit.first_row)
+        entries = ((row, path, *self._read(path)) for row, path in numbered)
+        for group in _groups(entries, _CHUNK_PICTURES, lambda entry: len(entry[2] or b"")):
+            good = [(row, data, path) for row, path, data, _ in group if data is not None]
+            rejected = [(row, reason) for row, _, data, reason in group if data is None]
+            rows = np.array([row for row, *_ in good], np.int64)
+            yield Block(rows, _table([entry[1:] for entry in good], columns), None, rejected)
 
-    def _read(self, path: str) -> bytes:
+    def _read(self, path: str) -> tuple[bytes | None, str]:
+        """A file's bytes, or None and why there are none."""
+        try:
+            return self._bytes(path), ""
+        except (OSError, pa.ArrowException, DataError) as error:
+            return None, f"{path}: cannot be read: {error}"
+
+    def _bytes(self, path: str) -> bytes:
         at = path if path.startswith("/") else f"{self._base}/{path}"
         with self._source.filesystem.open_input_stream(at) as file:
             data = bytes(file.read(_MOST_BYTES + 1))
@@ -121,14 +125,14 @@ class TarReader:
 
     def blocks(self, unit: Unit, columns: Sequence[str]) -> Iterator[Block]:
         """From where the headers said."""
-        for start in range(0, len(unit.place), _CHUNK_PICTURES):
-            found = []
-            places = unit.place[start : start + _CHUNK_PICTURES]
-            for (name, offset, size), cls in places:
-                data = self._file.read_at(min(size, _MOST_BYTES), offset)
-                found.append((data, name, cls))
-            first = unit.first_row + start
-            yield Block(np.arange(first, first + len(places)), _table(found, columns))
+        found = (
+            (self._file.read_at(min(size, _MOST_BYTES), offset), name, cls)
+            for (name, offset, size), cls in unit.place
+        )
+        first = unit.first_row
+        for group in _groups(found, _CHUNK_PICTURES, lambda entry: len(entry[0])):
+            yield Block(np.arange(first, first + len(group)), _table(group, columns))
+            first += len(group)
 
     def stream(self, columns: Sequence[str]) -> Iterator[tuple[Unit, Iterator[Block]]]:
         """From the start of an archive that is compressed, or elsewhere."""
@@ -140,8 +144,9 @@ class TarReader:
             samples = _samples(
                 archive, lambda member: (_content(archive, member, _MOST_BYTES), member.name)
             )
+            entries = ((*entry, cls) for entry, cls in samples)
             number = first = 0
-            while found := [(*entry, cls) for entry, cls in islice(samples, self._unit_pictures)]:
+            for found in _groups(entries, self._unit_pictures, lambda entry: len(entry[0])):
                 unit = Unit(self._source.number, number, first, len(found))
                 yield unit, self._of(found, first, columns)
                 number, first = number + 1, first + len(found)
@@ -157,6 +162,22 @@ class TarReader:
     def close(self) -> None:
         """Let the file go."""
         self._file.close()
+
+
+def _groups(
+    entries: Iterable[_Entry], most: int, size: Callable[[_Entry], int]
+) -> Iterator[list[_Entry]]:
+    """Up to `most` of them together, fewer where they are large."""
+    held: list[_Entry] = []
+    total = 0
+    for entry in entries:
+        held.append(entry)
+        total += size(entry)
+        if len(held) == most or total >= _HELD_BYTES:
+            yield held
+            held, total = [], 0
+    if held:
+        yield held
 
 
 def _path(line: bytes, number: int) -> Iterator[str]:
