@@ -23,7 +23,7 @@ _SAMPLE_S = 0.05
 
 @dataclass(frozen=True)
 class Run:
-    """One job. scoring_s: what the job says of itself, the start of its processes included;
+    """One job. scoring_s: what the job says of itself, from when the bundle is open;
     command_s: from the call to the exit, by the clock."""
 
     rows: int

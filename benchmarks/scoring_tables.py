@@ -30,8 +30,8 @@ def beside_bare(
     alone: what `bare` is; bare, and runs by the entrants' names, have a figure for each round.
     """
     lines = [
-        f"{title}: rows/s, of the scoring (the start of its processes included) and of the whole "
-        f"command; medians of {len(bare)} rounds (min to max). Alone is {alone}.",
+        f"{title}: rows/s, of the scoring (from when the bundle is open; other processes have "
+        f"opened it meanwhile) and of the whole command; medians of {len(bare)} rounds (min to max). Alone is {alone}.",
         "",
         "| input | rows | scoring | of alone | goal | whole command | of alone |",
         "|---|---|---|---|---|---|---|",
@@ -52,8 +52,8 @@ def beside_bare(
 def engines(title: str, local: list[Run], ray: list[Run], *, goal: float) -> list[str]:
     """A table of both engines' rows/s, and the shares that Ray's has of the other's."""
     lines = [
-        f"{title}: pictures/s, of the scoring (the start of its processes, or of Ray's cluster, "
-        f"included) and of the whole command; medians of {len(local)} rounds (min to max).",
+        f"{title}: pictures/s, of the scoring (from when the bundle is open; the start of Ray's "
+        f"cluster is in it) and of the whole command; medians of {len(local)} rounds (min to max).",
         "",
         "| engine | scoring | of local | whole command | of local | goal |",
         "|---|---|---|---|---|---|",
