@@ -31,7 +31,8 @@ def beside_bare(
     """
     lines = [
         f"{title}: rows/s, of the scoring (from when the bundle is open; other processes have "
-        f"opened it meanwhile) and of the whole command; medians of {len(bare)} rounds (min to max). Alone is {alone}.",
+        f"opened it meanwhile) and of the whole command; medians of {len(bare)} rounds (min to "
+        f"max). Alone is {alone}.",
         "",
         "| input | rows | scoring | of alone | goal | whole command | of alone |",
         "|---|---|---|---|---|---|---|",
