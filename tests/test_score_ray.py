@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -90,6 +91,14 @@ def test_an_actor_that_is_killed_costs_nothing_but_time(
     assert summary["rows_scored"] == 200_000
     assert parts_of(tmp_path / "out")["row"].to_pylist() == list(range(200_000))
     assert rejected_of(tmp_path / "out") == []
+
+
+def test_an_address_where_nobody_listens_is_said_at_once() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        with pytest.raises(DataError, match=f"--address 127.0.0.1:{port}: no cluster is there"):
+            ray_engine(f"127.0.0.1:{port}")
 
 
 def test_what_goes_wrong_on_the_cluster_is_said(

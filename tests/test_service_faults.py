@@ -124,18 +124,25 @@ def test_connections_are_shared_out_evenly_among_workers(service: Server) -> Non
         files = [neighbours / f"{pid}.counts" for pid in workers_of(service)]
         return [int(np.frombuffer(file.read_bytes(), np.int64)[0]) for file in files]
 
-    wait_until(lambda: open_now() == [0, 0])
-    # They look for each other several times a second.
-    time.sleep(1.5)
-    most = []
-    for _ in range(8):
-        with opened(service, 40) as refused:
-            assert refused == 0
-            wait_until(lambda: sum(open_now()) == 40)
-            most.append(max(open_now()))
+    def bursts() -> list[int]:
         wait_until(lambda: open_now() == [0, 0])
-    # Not quite evenly where one was not given the processor while it decided.
-    assert sorted(most)[4] <= 21 and max(most) <= 30
+        # They look for each other several times a second.
+        time.sleep(1.5)
+        most = []
+        for _ in range(8):
+            with opened(service, 40) as refused:
+                assert refused == 0
+                wait_until(lambda: sum(open_now()) == 40)
+                most.append(max(open_now()))
+            wait_until(lambda: open_now() == [0, 0])
+        return sorted(most)
+
+    # On a busy machine one may not be given the processor while it decides: then once more. By
+    # chance alone, 7 of 8 bursts are even in one of 200 such rounds.
+    found = []
+    while not found or found[-1][6] > 21:
+        found.append(bursts())
+        assert len(found) < 5, found
 
 
 def test_sums_over_workers_outlive_a_worker(service: Server, pictures: np.ndarray) -> None:

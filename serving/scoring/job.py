@@ -176,6 +176,7 @@ class _Job:
             if record["end"]:
                 ended.add(record["source"])
         total = sum(source.size for source in self.sources) or 1
+        limit = self.options.limit
         now = 0
 
         def done(record: dict[str, Any]) -> None:
@@ -183,7 +184,7 @@ class _Job:
             rows, now = rows + record["rows_in"], now + record["rows_in"]
             rejected += record["rejected"]
             done_bytes += record["bytes"]
-            share = min(1.0, done_bytes / total)
+            share = min(1.0, max(done_bytes / total, rows / limit if limit else 0.0))
             progress(Progress(share, rows, now, rejected, time.perf_counter() - began))
 
         units = (

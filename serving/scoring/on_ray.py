@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from serving.scoring.units import Unit
 
 # Units that an actor has at a time: one that has more would keep them from those that have none.
 _UNITS = 1
+_CONNECT_S = 10.0
 
 
 def ray_engine(address: str | None = None) -> Callable[..., None]:
@@ -32,6 +34,9 @@ def ray_engine(address: str | None = None) -> Callable[..., None]:
         raise DataError(
             f"--engine ray: {error.name} is not installed: pip install 'parityline[ray]'"
         ) from error
+
+    if address is not None:
+        _find(address)
 
     def run(
         work: Work,
@@ -62,6 +67,17 @@ def ray_engine(address: str | None = None) -> Callable[..., None]:
             raise DataError(f"--address {address}: no cluster is there: {error}") from error
 
     return run
+
+
+def _find(address: str) -> None:
+    """Raise DataError where nobody listens at HOST:PORT: Ray would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise DataError(f"--address {address}: no cluster is there: {error}") from error
 
 
 def _run(
