@@ -138,11 +138,12 @@ def test_connections_are_shared_out_evenly_among_workers(service: Server) -> Non
         return sorted(most)
 
     # On a busy machine one may not be given the processor while it decides: then once more. By
-    # chance alone, 7 of 8 bursts are even in one of 200 such rounds.
-    found = []
-    while not found or found[-1][6] > 21:
+    # chance alone 5 of 8 bursts are quite even in one of 800 rounds, and in none where who accepts
+    # a connection keeps it.
+    found = [bursts()]
+    while found[-1][4] > 20 and len(found) < 5:
         found.append(bursts())
-        assert len(found) < 5, found
+    assert found[-1][4] == 20, found
 
 
 def test_sums_over_workers_outlive_a_worker(service: Server, pictures: np.ndarray) -> None:
