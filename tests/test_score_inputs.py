@@ -393,3 +393,14 @@ def test_drift_is_told_of_each_column(
     assert before[first]["psi"] < 0.25 < after[first]["psi"]
     assert after[first]["verdict"] == "shifted"
     assert before[second] == after[second]
+
+
+def test_half_a_surrogate_pair_is_written_again_as_json_escapes_it(
+    cancer: Predictor, rows: np.ndarray, tmp_path: Path
+) -> None:
+    lines = [{**row, "note": note} for row, note in zip(
+        table_of(cancer, rows).to_pylist(), ["\ud800x", "é", None], strict=False
+    )]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert score_file(cancer, tmp_path / "rows.jsonl", tmp_path / "out")["rows_scored"] == 3
+    assert parts_of(tmp_path / "out")["note"].to_pylist() == ["\\ud800x", "é", None]
