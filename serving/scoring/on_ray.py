@@ -75,7 +75,7 @@ def _find(address: str) -> None:
     if not host or "/" in host or not port.isdigit():
         return
     try:
-        socket.create_connection((host, int(port)), _CONNECT_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
     except (OSError, OverflowError) as error:
         raise DataError(f"--address {address}: no cluster is there: {error}") from error
 
