@@ -3,15 +3,17 @@
     python -m benchmarks.serving --data FOLDER --images FOLDER [PART...]
 
 --data holds Fashion-MNIST's idx files, --images a folder of 224 x 224 JPEG pictures for each class.
-PART: single, json, rows256, jpeg, overload, memory; all of them by default. Needs `wrk` on PATH.
-Servers take turns within a round, each started anew; ratios are of one round's figures. What is
-trained and the peers' environments are kept in --store and --environments. Replaces its section of
-RESULTS.md, or the lines of the parts that were asked for; serving.json holds each round's figures.
+PART: single, one, json, rows256, jpeg, overload, memory; all of them by default. Needs `wrk` on
+PATH. Servers take turns within a round, each started anew; ratios are of one round's figures. What
+is trained and the peers' environments are kept in --store and --environments. Replaces its section
+of RESULTS.md, or the lines of the parts that were asked for; serving.json holds each round's
+figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -45,6 +47,8 @@ CACHE = Path.home() / ".cache" / "parityline-benchmarks"
 CONNECTIONS = (1, 16, 64)
 BODIES, ROWS = 16, 256
 WARM_S = 2.0
+# Of `one`: a machine that others use too is quiet for some seconds, seldom for minutes.
+TURN_S, TURNS = 1.0, 21
 
 
 def main() -> None:
@@ -102,17 +106,8 @@ def where(setting: Setting) -> str:
 
 def single(setting: Setting) -> tuple[list[str], dict]:
     """One image a request: ours as binary v2, each peer on its own wire, the floor as bytes."""
-    mlp = open_mlp(setting.store, setting.data)
-    images, expected = image_bodies(mlp, setting.data, bodies=BODIES, rows=1)
-    model = mlp.manifest.name
-    entrants = [
-        Entrant("ours, v2 binary", OURS, servers.ours, wires.v2_binary(model, images, expected)),
-        *peers(model, images, expected),
-        Entrant(
-            "FastAPI, raw bytes", FLOOR, servers.fastapi_raw, wires.fastapi_raw(images, expected)
-        ),
-    ]
-    found = in_turns(setting, mlp.bundle, entrants)
+    bundle, entrants = one_image(setting)
+    found = in_turns(setting, bundle, entrants)
     title = f"One 28 x 28 image a request (784-128-64-10 MLP), {BODIES} different ones in turn"
     lines = side_by_side(title, entrants, found, goal=1.5)
     echoes = [echo(setting.seconds) for _ in range(setting.rounds)]
@@ -122,6 +117,48 @@ def single(setting: Setting) -> tuple[list[str], dict]:
         f"{spread([p99 / p50 for p50, p99 in echoes], 1)}: the machine's own part of the above."
     )
     return lines, {**recorded(found), "echo_ms": echoes}
+
+
+def one(setting: Setting) -> tuple[list[str], dict]:
+    """The same on one connection, with all servers up and turns of a second: what a server's tail
+    is, rather than the machine's in the minute of its turn."""
+    bundle, entrants = one_image(setting)
+    found: dict[str, Figures] = {entrant.name: {1: []} for entrant in entrants}
+    echoes = []
+    with contextlib.ExitStack() as stack:
+        ports = {}
+        for entrant in entrants:
+            running = stack.enter_context(servers.running(entrant.server, bundle, setting))
+            ports[entrant.name] = running.port
+            wires.check(entrant.name, running.port, entrant.work)
+            wrk(running.port, entrant.work, connections=16, seconds=WARM_S)
+        for turn in range(TURNS):
+            for entrant in entrants:
+                figure = wrk(ports[entrant.name], entrant.work, connections=1, seconds=TURN_S)
+                found[entrant.name][1].append(figure)
+                print(f"turn {turn}, {entrant.name}: {figure}", flush=True)
+            echoes.append(echo(TURN_S))
+    title = f"The same on one connection, all servers up, in turns of {TURN_S:.0f} s"
+    lines = side_by_side(title, entrants, found, goal=1.5)
+    lines.append(
+        f"- A byte to another process and back in the same turns: p99/p50 "
+        f"{spread([p99 / p50 for p50, p99 in echoes], 1)}."
+    )
+    return lines, {**recorded(found), "echo_ms": echoes}
+
+
+def one_image(setting: Setting) -> tuple[Bundle, list[Entrant]]:
+    """Who answers requests of one image, each on its own wire."""
+    mlp = open_mlp(setting.store, setting.data)
+    images, expected = image_bodies(mlp, setting.data, bodies=BODIES, rows=1)
+    model = mlp.manifest.name
+    return mlp.bundle, [
+        Entrant("ours, v2 binary", OURS, servers.ours, wires.v2_binary(model, images, expected)),
+        *peers(model, images, expected),
+        Entrant(
+            "FastAPI, raw bytes", FLOOR, servers.fastapi_raw, wires.fastapi_raw(images, expected)
+        ),
+    ]
 
 
 def as_json(setting: Setting) -> tuple[list[str], dict]:
@@ -244,6 +281,7 @@ def measured(
 
 PARTS = {
     "single": single,
+    "one": one,
     "json": as_json,
     "rows256": rows256,
     "jpeg": jpeg,

@@ -6,9 +6,9 @@ from typing import Any
 
 from artifacts.bundle import Golden
 from artifacts.cells import ColumnSpec
+from artifacts.example import example_instance
 from artifacts.inputs import BooleanColumn, Column, DateColumn, ImageInput
 from artifacts.manifest import Manifest
-from serving.example import example_instance
 from serving.oip_openapi import oip_paths
 
 _JSON = "application/json"

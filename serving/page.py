@@ -6,10 +6,10 @@ import html
 
 from artifacts.bundle import Golden
 from artifacts.configs import describe_network
+from artifacts.example import curl_line
 from artifacts.inputs import ImageInput
 from artifacts.manifest import Manifest
 from artifacts.summary import describe_input
-from serving.example import curl_line
 
 _STYLE = """
 :root { color-scheme: light dark } body { font: 16px/1.5 system-ui, sans-serif;

@@ -26,7 +26,7 @@ def resolved(settings: Settings) -> Path:
 
 def main() -> None:
     """Exit 0 and say what will be served, or exit 1 with one line saying why it will not be."""
-    from serving.example import curl_line
+    from artifacts.example import curl_line
 
     path, url = sys.argv[1], "".join(sys.argv[2:3])
     try:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from artifacts.cells import encode_columns
+from artifacts.example import example_instance
 from artifacts.inputs import BooleanColumn, CategoryColumn, Column, DateColumn, TableInput
 from artifacts.summary import column_lines, describe_input
-from serving.example import example_instance
 from serving.openapi import _instance_schema, _predictions_schema
 
 SPEC = TableInput(

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from artifacts.example import example_instance
 from artifacts.manifest import BUNDLE_FILES, content_sha256
 from artifacts.pixels import encode_png
 from artifacts.predictor import open_bundle
-from serving.example import example_instance
 from serving.openapi import openapi_document
 from serving.wire import RequestDecoder
 

@@ -1,4 +1,4 @@
-"""A real row of the bundle as a request, for documents and the `curl` line at start."""
+"""A real row of the bundle as a request, for documents, the report and the page."""
 
 from __future__ import annotations
 
