@@ -26,8 +26,9 @@ from artifacts.configs import (
     TableNetwork,
     TorchvisionNetwork,
 )
+from artifacts.ensembles import Ensemble
 from artifacts.errors import DataError
-from artifacts.networks import DeployedClassifier, Ensemble, build_network
+from artifacts.networks import DeployedClassifier, build_network
 from artifacts.predictor import open_bundle
 from artifacts.preprocess import Preprocess
 from artifacts.steps import Step

@@ -12,9 +12,9 @@ from torch import nn
 
 from artifacts.configs import MOST_MEMBERS, EnsembleNetwork, NetworkConfig
 from artifacts.decision import decide
+from artifacts.ensembles import Ensemble, TableEnsemble
 from artifacts.errors import DataError
 from artifacts.estimates import log_losses
-from artifacts.networks import Ensemble, TableEnsemble
 from training.calibration import probabilities_at
 from training.metrics import area_under_curve
 
