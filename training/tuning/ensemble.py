@@ -77,20 +77,6 @@ def _takes(network: nn.Module) -> tuple[str, int]:
     raise AssertionError("every kind of network begins with a linear layer or a convolution")
 
 
-def mean_logit_probabilities(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """What the ensemble of such members answers at temperature 1, without building it.
-
-    logits: float32 [N, K] of each, as `training.evaluation.logits_of` gives them. Returns float32
-    [N, K]. Raises DataError where there are none, or their shapes differ.
-    """
-    _check_shapes(logits)
-    total = logits[0]
-    for other in logits[1:]:
-        # One after the other, as the network does.
-        total = total + other
-    return probabilities_at(total / len(logits), 1.0)
-
-
 def choose_ensemble(
     logits: Sequence[np.ndarray], labels: np.ndarray, objective: Objective
 ) -> tuple[int, ...]:
