@@ -46,8 +46,6 @@ class Page:
     def _render(self, url: str) -> bytes:
         """The page's HTML. url: where the caller reached the service, no slash at the end."""
         manifest = self._predictor.manifest
-        with_token = self._settings.tokens is not None
-        curl = curl_line(manifest, self._predictor.golden, url, with_token=with_token)
         return fill(
             template("page.html"),
             name=manifest.name,
@@ -60,7 +58,7 @@ class Page:
             facts=join(
                 fill(_FACT, name=name, value=value) for name, value in self._facts().items()
             ),
-            curl=curl,
+            curl=self._curl(url),
             url=url,
             report=Markup('<a href="report">Report</a>' if REPORT in manifest.files else ""),
             image_route=Markup(_IMAGE_ROUTE if manifest.input.kind == "image" else ""),
@@ -81,6 +79,16 @@ class Page:
         if REPORT not in self._predictor.manifest.files:
             raise DataError(f"{self._predictor.manifest.reference}: this bundle has no {REPORT}")
         return self._predictor.bundle.read(REPORT)
+
+    def _curl(self, url: str) -> str:
+        """A request that works as it stands: of a row, or of the first example's picture."""
+        manifest = self._predictor.manifest
+        with_token = self._settings.tokens is not None
+        if not isinstance(manifest.input, ImageInput):
+            return curl_line(manifest, self._predictor.golden, url, with_token=with_token)
+        token = """ -H "Authorization: Bearer $TOKEN\"""" if with_token else ""
+        picture = f"{url}/page/examples/{manifest.version}/0.png"
+        return f"curl -s {picture}{token} | curl {url}/predict/image{token} --data-binary @-"
 
     def _summary(self) -> str:
         manifest = self._predictor.manifest

@@ -94,7 +94,7 @@ export class AnswerPanel {
       fold("This request as curl", codeBox(answer.curl)),
       fold("The whole answer", codeBox(answer.text)),
     );
-    this.#peek(`${prediction.label}, ${percent(prediction.probability)}`);
+    this.#peek(prediction.label, percent(prediction.probability));
     notice(this.#model, answer.model);
   }
 
@@ -179,8 +179,8 @@ function peek(panel) {
     inSight = entry.isIntersecting || entry.boundingClientRect.top < 0;
     show();
   }).observe(panel);
-  return (text) => {
-    line.replaceChildren(element("span", {}, text), element("span", { "aria-hidden": "true" }, "\u2193"));
+  return (...texts) => {
+    line.replaceChildren(...texts.map((text) => element("span", {}, text)));
     show();
   };
 }

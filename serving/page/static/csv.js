@@ -7,7 +7,7 @@ import { cellOf } from "./cells.js";
 import { element } from "./dom.js";
 import { Results } from "./results.js";
 
-const MOST_ROWS = 10_000;
+export const MOST_ROWS = 10_000;
 const MOST_REFUSED = 100;
 // Of one request.
 const ROWS = 500;

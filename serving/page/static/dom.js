@@ -65,7 +65,7 @@ export function percent(value) {
 /** A place to drop files of some types, or to choose them; several where that is said. */
 export function dropZone({ title, detail, accept, multiple, take }) {
   const input = element("input", {
-    type: "file", accept, multiple, className: "visually-hidden", id: `file-${accept.length}`,
+    type: "file", accept, multiple, className: "visually-hidden", id: "file",
   });
   const zone = element(
     "div", { className: "drop" }, input,

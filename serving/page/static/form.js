@@ -9,6 +9,9 @@ const TITLES = {
 // More options are typed, with suggestions.
 const MOST_OPTIONS = 60;
 const OTHER = "\u0000other";
+// What the controls of dates take.
+const DAY = /^\d{4}-\d\d-\d\d$/;
+const MOMENT = /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,3})?)?$/;
 // With more columns than these there is a box to find one, and groups by type.
 const MANY = 20;
 const VERY_MANY = 30;
@@ -196,17 +199,14 @@ const CONTROLS = {
   date: (column, id, times) => {
     const native = times.has(column.name) ? "datetime-local" : "date";
     const input = element("input", { type: native, id, step: native === "date" ? "1" : "any" });
-    const made = typed(input);
     return {
-      ...made,
+      ...typed(input),
       fill: (text) => {
-        input.type = native;
-        input.value = text;
+        const whole = native === "date" || !DAY.test(text) ? text : `${text}T00:00`;
         // What a browser's own control cannot hold, the service may.
-        if (text && !input.value) {
-          input.type = "text";
-          input.value = text;
-        }
+        const fits = !whole || (native === "date" ? DAY : MOMENT).test(whole);
+        input.type = fits ? native : "text";
+        input.value = fits ? whole : text;
       },
     };
   },

@@ -64,7 +64,7 @@ function start() {
 function showCall() {
   const call = document.getElementById("call");
   const here = new URL(".", document.baseURI).href.replace(/\/$/, "");
-  call.textContent = call.textContent.replace(call.dataset.url, here);
+  call.textContent = call.textContent.replaceAll(call.dataset.url, here);
   const press = button("Copy", async () => {
     press.textContent = (await copy(call.textContent)) ? "Copied" : "Select it and copy";
     setTimeout(() => (press.textContent = "Copy"), 2000);

@@ -16,6 +16,7 @@ export class Results {
 
   constructor(place, title, names) {
     const head = element("tr", {}, ...names.map((name) => element("th", { scope: "col" }, name)));
+    head.lastChild.className = "number";
     const stop = button("Stop", () => (this.stopped = true));
     this.#after.append(stop);
     place.replaceChildren(

@@ -3,7 +3,7 @@
 import { AnswerPanel } from "./answer.js";
 import { rowsRequest } from "./api.js";
 import { textOf } from "./cells.js";
-import { answerCsv } from "./csv.js";
+import { MOST_ROWS, answerCsv } from "./csv.js";
 import { button, dropZone, element, save } from "./dom.js";
 import { Form } from "./form.js";
 
@@ -60,12 +60,14 @@ export function tryTable(model, { input, answer, rows }) {
   rows.append(
     dropZone({
       title: "Many rows: drop a CSV here, or choose one",
-      detail: "Read in this browser, with the columns' names in its first line.",
+      detail:
+        "With the columns' names in its first line. It is read in this browser, " +
+        `up to ${MOST_ROWS.toLocaleString("en")} rows of it.`,
       accept: ".csv,text/csv",
       multiple: false,
       take: ([file]) => answerCsv(file, model, results),
     }),
-    button("Save the rows above as a CSV to begin with", () => {
+    button("Save the rows above as a CSV", () => {
       const cells = examples.map((row) => columns.map(({ name }) => textOf(row.cells[name])));
       const fields = columns.map(({ name }) => name);
       save(`${model.name}.csv`, window.Papa.unparse({ fields, data: cells }), "text/csv");
