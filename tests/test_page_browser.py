@@ -76,7 +76,8 @@ def table(cancer: Predictor) -> Predictor:
     return mixed(cancer)
 
 
-@pytest.fixture(scope="module")
+# One such service at a time: its connections are of one class.
+@pytest.fixture
 def table_url(table: Predictor) -> Iterator[str]:
     """A service of every type of column."""
     with listening(table) as server:
@@ -343,7 +344,10 @@ def test_a_csvs_rows_are_answered_and_refused_as_offline(
     # What `parityline score` does with a CSV's cells.
     offline = table.predict(dict(zip(names, map(list, zip(*good, strict=True)), strict=True)))
     for number, row in enumerate(rows):
-        assert (row["row"], row["input_label"]) == (str(number), f"id {number}")
+        assert (row["row"], row["input_label"]) == (
+            str(number),
+            "" if number == 4 else f"id {number}",
+        )
         assert [row[name] for name in names[:5]] == rows_in[number][:5]
         if number in bad:
             assert bad[number][1] in row["refused"] and row["label"] == ""
@@ -384,8 +388,8 @@ def test_hostile_long_and_many_names_break_nothing(
             is_the_apis(page, request)
             bars = page.locator(".bar-label").all_text_contents()
             assert sorted(bars) == sorted(predictor.manifest.labels)
-            page.get_by_label("Find one of 300 columns").fill(" 17")
-            assert page.locator(".field:visible").count() == 2
+            page.get_by_label("Find one of 300 columns").fill(" STATE 17")
+            assert page.locator(".field:visible").count() == 1
             # Nothing is wider than the window.
             widths = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
             assert widths[0] <= widths[1], widths
