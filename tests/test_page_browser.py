@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Request, expect
+from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 
 from artifacts.pixels import encode_png
 from artifacts.predictor import Predictor
@@ -128,6 +128,22 @@ def run_curl(page: Page) -> Any:
     return json.loads(done.stdout)
 
 
+def is_copied(page: Page) -> None:
+    """Whether the button beside the shown command copies it, with a clipboard and without."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    line = page.locator("#answer pre").first.text_content()
+    for secure in (True, False):
+        page.evaluate("navigator.clipboard.writeText('before')")
+        page.evaluate(
+            "value => Reflect.defineProperty(self, 'isSecureContext', {value, configurable: true})",
+            secure,
+        )
+        page.locator("#answer").get_by_role("button", name="Cop").first.click()
+        expect(page.locator("#answer .copy").first).to_have_text("Copied")
+        assert page.evaluate("navigator.clipboard.readText()") == line
+        expect(page.locator("#answer .copy").first).to_have_text("Copy")
+
+
 def drop(place: Locator, *files: tuple[str, str, bytes]) -> None:
     """Drop files, each a name, a type and its bytes, as from a folder."""
     transfer = place.page.evaluate_handle(
@@ -160,6 +176,7 @@ def test_an_example_of_pictures_is_answered_as_by_the_api(
     words = "Right" if prediction["label"] == truth else f"Wrong: its true label is {truth}"
     expect(page.locator(".right, .wrong")).to_have_text(words)
     assert run_curl(page)["predictions"] == [prediction]
+    is_copied(page)
     page.get_by_role("link", name="Report").click()
     expect(page.locator("h1")).to_contain_text("digits")
 
@@ -280,7 +297,7 @@ def test_a_bad_cell_is_refused_in_the_apis_words_at_its_field(
         expect(age).to_be_focused()
         expect(page.locator("#field-0-words")).to_have_text(words)
     age.fill(" 1e2 ")
-    expect(page.get_by_text("18 to 90, never so in training")).to_be_visible()
+    expect(page.get_by_text("outside of training's 18 to 90")).to_be_visible()
     asked(page, predict.click)
     expect(age).not_to_have_attribute("aria-invalid", "true")
     expect(page.locator(".refusal")).to_have_count(0)
@@ -307,6 +324,16 @@ def test_what_a_service_in_trouble_says_is_shown(
     page.unroute("**/predict")
     asked(page, page.get_by_role("button", name="Try again").click)
     assert len(shown(page)) == 3
+    expect(page.locator("#notice")).to_be_empty()
+
+    def swapped(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "model": "other@000000000000"})
+
+    page.route("**/predict", swapped)
+    asked(page, predict.click)
+    expect(page.locator("#notice")).to_contain_text("now answers with other@000000000000")
+    page.unroute("**/predict")
 
 
 def test_a_csvs_rows_are_answered_and_refused_as_offline(
@@ -323,6 +350,7 @@ def test_a_csvs_rows_are_answered_and_refused_as_offline(
         4: (good[0][:-1], "expected 8 cells, found 7"),
         5: (["", *good[0][1:]], "age"),
         6: ([*good[0][:5], "yesterday", "NA"], "column 'since': expected a date"),
+        7: ([*good[0][:3], "M\udcfcnchen", *good[0][4:]], "column 'city': expected UTF-8"),
     }
     text = io.StringIO()
     writer = csv.writer(text)
@@ -332,8 +360,11 @@ def test_a_csvs_rows_are_answered_and_refused_as_offline(
         writer.writerow([*row, f"id {number}"])
         text.write("\r\n" if number == 1 else "")
     page = visit(table_url, refused=True)
-    drop(page.locator(".drop"), ("rows.csv", "text/csv", text.getvalue().encode()))
-    expect(page.locator("#rows .state")).to_have_text("3 answered, 4 refused.")
+    drop(
+        page.locator(".drop"),
+        ("rows.csv", "text/csv", text.getvalue().encode("utf-8", "surrogateescape")),
+    )
+    expect(page.locator("#rows .state")).to_have_text("3 answered, 5 refused.")
     for number, (_, reason) in bad.items():
         expect(page.locator(".answers tbody tr").nth(number)).to_contain_text(reason)
     with page.expect_download() as download:
@@ -348,7 +379,7 @@ def test_a_csvs_rows_are_answered_and_refused_as_offline(
             str(number),
             "" if number == 4 else f"id {number}",
         )
-        assert [row[name] for name in names[:5]] == rows_in[number][:5]
+        assert [row[name] for name in names[:3]] == rows_in[number][:3]
         if number in bad:
             assert bad[number][1] in row["refused"] and row["label"] == ""
             continue

@@ -89,7 +89,7 @@ export class AnswerPanel {
       this.#bars(prediction),
       element(
         "p", { className: "meta" },
-        `${answer.ms < 10 ? answer.ms.toFixed(1) : Math.round(answer.ms)} ms, there and back`,
+        `${answer.ms < 10 ? answer.ms.toFixed(1) : Math.round(answer.ms)} ms round trip`,
       ),
       fold("This request as curl", codeBox(answer.curl)),
       fold("The whole answer", codeBox(answer.text)),

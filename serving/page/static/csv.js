@@ -14,6 +14,8 @@ const ROWS = 500;
 const CELLS = 20_000;
 const TRIES = 5;
 const SHOWN_COLUMNS = 4;
+// What a browser reads where there is no UTF-8.
+const DAMAGED = "\uFFFD";
 
 /** Read the file, ask for all its rows, and show what comes in `place`. */
 export async function answerCsv(file, model, place) {
@@ -102,10 +104,14 @@ function headerProblem(names, columns, records) {
 /** An outcome for each row: its prediction, or why it is refused; none after a failure. */
 async function answerBatch(batch, instance, names, model, stopped) {
   const outcomes = new Array(batch.length);
+  const known = new Set(model.input.columns.map(({ name }) => name));
   batch.forEach((record, position) => {
-    if (record.length === names.length) return;
-    const message = `expected ${names.length} cells, found ${record.length}`;
-    outcomes[position] = new Refusal(message, 400);
+    const damaged = names.find((name, column) => known.has(name) && record[column]?.includes(DAMAGED));
+    if (record.length !== names.length) {
+      outcomes[position] = new Refusal(`expected ${names.length} cells, found ${record.length}`, 400);
+    } else if (damaged !== undefined) {
+      outcomes[position] = new Refusal(`column '${damaged}': expected UTF-8`, 400);
+    }
   });
   for (let waits = 0, refused = 0; refused <= MOST_REFUSED && !stopped();) {
     const open = [...batch.keys()].filter((position) => outcomes[position] === undefined);

@@ -71,13 +71,9 @@ export class Form {
       words.textContent = "";
     }
     if (message === null) return false;
-    // Of names that begin alike, the longest.
-    const named = this.#columns
-      .map((column, place) => ({ place, name: column.name }))
-      .filter(({ name }) => names(message, name))
-      .sort((a, b) => b.name.length - a.name.length)[0];
-    if (!named) return false;
-    const { box, control, words } = this.#fields[named.place];
+    const place = this.#columns.findIndex(({ name }) => isAbout(message, name));
+    if (place < 0) return false;
+    const { box, control, words } = this.#fields[place];
     box.hidden = false;
     box.classList.add("bad");
     control.setAttribute("aria-invalid", "true");
@@ -129,11 +125,11 @@ export class Form {
 }
 
 /** Whether a refusal is about the column, in one of the ways in which the service says so. */
-function names(message, name) {
+function isAbout(message, name) {
   return (
-    message.startsWith(`instances[0].${name}:`) ||
-    message.includes(`column '${name}':`) ||
-    message.includes(`\`${name}\``)
+    message.startsWith(`instances[0].${name}: `) ||
+    message.startsWith(`instances[0]: column '${name}': `) ||
+    message.endsWith(`field or column \`${name}\``)
   );
 }
 
@@ -154,7 +150,7 @@ function field(column, place, times, onchange) {
   );
   const tell = () => {
     const outside = isOutside(column, made.value());
-    hint.textContent = hintOf(column) + (outside ? ", never so in training" : "");
+    hint.textContent = outside ? `outside of training's ${hintOf(column)}` : hintOf(column);
     hint.classList.toggle("outside", outside);
   };
   box.addEventListener("change", () => {
