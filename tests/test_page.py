@@ -161,6 +161,15 @@ def test_examples_are_spread_over_the_labels() -> None:
     assert chosen([-1, -1]) == [0, 1]
 
 
+def test_made_up_rows_are_said_to_be_so_and_have_no_true_label(cancer: Predictor) -> None:
+    unknown = np.full_like(cancer.golden.labels, -1)
+    for golden, made_up in ((cancer.golden, False), (replace(cancer.golden, labels=unknown), True)):
+        data = Parsed(page_of(replace(cancer, golden=golden))).data()
+        truths = [example["label"] for example in data["input"]["examples"]]
+        assert data["made_up"] == made_up
+        assert truths == ([None, None] if made_up else [0, 1]) * 6
+
+
 def test_a_drawing_is_to_be_like_the_examples(digits: Predictor) -> None:
     spec = digits.manifest.input
     found = drawing(digits.golden, spec)

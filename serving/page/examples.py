@@ -25,10 +25,9 @@ def choose_examples(golden: Golden) -> list[int]:
     """
     labels = np.where(golden.labels < 0, golden.probabilities.argmax(axis=1), golden.labels)
     # The how-manieth of its label each row is.
-    turn = np.zeros(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        rows = labels == label
-        turn[rows] = np.arange(rows.sum())
+    order = np.argsort(labels, kind="stable")
+    turn = np.empty(len(labels), dtype=np.int64)
+    turn[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
     in_turn = np.lexsort((labels, turn))
     firsts = int((turn == 0).sum())
     if firsts > _MOST_EXAMPLES:

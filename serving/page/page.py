@@ -162,6 +162,7 @@ class Page:
             "name": manifest.name,
             "reference": manifest.reference,
             "labels": manifest.labels,
+            "threshold": manifest.threshold,
             "token": self._settings.tokens is not None,
             "made_up": bool((golden.labels < 0).all()),
             "max_rows": self._max_rows,

@@ -74,7 +74,7 @@ export class AnswerPanel {
 
   #show(answer, truth) {
     const [prediction] = answer.predictions;
-    const { labels } = this.#model;
+    const { labels, threshold } = this.#model;
     this.#onRefusal(null);
     this.#status.replaceChildren(
       element("p", { className: "label" }, prediction.label),
@@ -87,6 +87,9 @@ export class AnswerPanel {
     }
     this.#body.replaceChildren(
       this.#bars(prediction),
+      ...(threshold === 0.5
+        ? []
+        : [element("p", { className: "meta" }, `${labels[1]} is the answer above ${percent(threshold)}`)]),
       element(
         "p", { className: "meta" },
         `${answer.ms < 10 ? answer.ms.toFixed(1) : Math.round(answer.ms)} ms round trip`,
