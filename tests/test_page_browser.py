@@ -98,7 +98,8 @@ def test_an_example_of_pictures_is_answered_as_by_the_api(
     assert run_curl(page)["predictions"] == [prediction]
     is_copied(page)
     page.get_by_role("link", name="Report").click()
-    expect(page.locator("h1")).to_contain_text("digits")
+    expect(page).to_have_url(f"{serve('digits').url}/report")
+    expect(page.locator("body")).to_contain_text("digits")
 
 
 def test_a_drawing_is_sent_as_the_model_sees_it(
@@ -388,6 +389,9 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(
         field = page.get_by_label("Token")
         expect(field).to_be_focused()
         assert not Axe().run(page).response["violations"]
+        field.fill("пароль")
+        field.press("Enter")
+        expect(page.locator("#token-error")).to_contain_text("Latin letters")
         field.fill("another-token-of-many")
         field.press("Enter")
         expect(page.locator("#token-error")).to_contain_text("expected Authorization: Bearer")
@@ -419,4 +423,5 @@ def test_behind_a_prefix_everything_is_found(digits: Predictor, visit: Callable[
         page.locator("#answer summary").first.click()
         expect(page.locator("#answer pre").first).to_contain_text(f"{url}/page/examples/")
         page.get_by_role("link", name="Report").click()
-        expect(page.locator("h1")).to_contain_text("digits")
+        expect(page).to_have_url(f"{url}/report")
+        expect(page.locator("body")).to_contain_text("digits")

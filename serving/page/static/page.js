@@ -22,6 +22,11 @@ if (signIn) {
 async function open(given, field) {
   const words = document.getElementById("token-error");
   words.textContent = "";
+  // What fits into a header: whatever else would fail as if there were no service.
+  if (!/^[\x21-\x7e]+$/.test(given)) {
+    words.textContent = "A token has Latin letters, digits and signs, and no blanks.";
+    return;
+  }
   token.set(given);
   try {
     const response = await ask("./", { headers: { Accept: "text/html" } });
@@ -31,9 +36,7 @@ async function open(given, field) {
     start();
   } catch (error) {
     token.forget();
-    // A header holds no such characters.
-    const refused = error instanceof Refusal || error instanceof TypeError;
-    if (!refused) throw error;
+    if (!(error instanceof Refusal)) throw error;
     words.textContent = error.message;
     field.setAttribute("aria-invalid", "true");
     field.select();
