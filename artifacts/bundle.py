@@ -28,13 +28,12 @@ from artifacts.manifest import (
     GOLDEN,
     REQUIRED_FILES,
     SCHEMA_VERSION,
-    VERSION_LENGTH,
     FileInfo,
     Manifest,
     content_sha256,
 )
+from artifacts.shelves import MANIFEST, VERSION_LENGTH
 
-MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
 _TEMPORARY = ".tmp-"
 # What a file manager leaves behind by looking.

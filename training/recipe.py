@@ -26,7 +26,7 @@ from artifacts.configs import (
 )
 from artifacts.errors import DataError
 from artifacts.inputs import Frozen, MissingPolicy
-from artifacts.manifest import NAME_PATTERN
+from artifacts.shelves import NAME_PATTERN
 from training.tuning.config import TuneConfig
 
 _KINDS: dict[Any, type[BaseModel]] = {

@@ -8,11 +8,18 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
+from artifacts.terminal import moves
 from training.tuning.study import Counts
 
 _LONGEST_PARAMS = 100
-_COLUMNS = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"))
+_COLUMNS = (
+    MofNCompleteColumn(),
+    # What is left of the line, and the first to go.
+    BarColumn(bar_width=None, table_column=Column(ratio=1)),
+    TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+)
 
 
 class SearchDisplay:
@@ -27,8 +34,8 @@ class SearchDisplay:
         self._best = ""
 
     def __enter__(self) -> SearchDisplay:
-        if self._console.is_terminal:
-            self._progress = Progress(*_COLUMNS, console=self._console, transient=True)
+        if moves(self._console):
+            self._progress = Progress(*_COLUMNS, console=self._console, transient=True, expand=True)
             self._progress.start()
             self._task = self._progress.add_task("workers begin", total=self._wanted or None)
         return self

@@ -19,7 +19,8 @@ from rich.console import Console
 from artifacts.bundle import Bundle
 from artifacts.devices import cuda_device_count
 from artifacts.errors import DataError
-from artifacts.manifest import NAME_PATTERN, DataInfo
+from artifacts.manifest import DataInfo
+from artifacts.shelves import NAME_PATTERN
 from artifacts.summary import describe_input
 from training.data import Dataset, load_dataset
 from training.interrupts import catch_interrupts
