@@ -157,6 +157,7 @@ def main() -> None:
         else:
             _run()
     except Stopped as stopped:
+        _below_the_echo()
         say(str(stopped), stderr=True)
         sys.exit(stopped.exit_status)
     except ParitylineError as error:
@@ -164,8 +165,15 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
+            _below_the_echo()
             say("interrupted; nothing was left half-written", stderr=True)
         raise
+
+
+def _below_the_echo() -> None:
+    # A terminal shows Ctrl-C as ^C, wherever the cursor is.
+    if sys.stderr.isatty():
+        say("", stderr=True)
 
 
 def _run() -> None:

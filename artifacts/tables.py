@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +24,7 @@ from artifacts.terminal import printable
 _DISPENSABLE = ("input", "labels", "log loss", "AUC", "95%", "created (UTC)")
 _MOST_COLUMNS = 40
 _MOST_LINES = 4
+_LONGEST_NAME, _LEAST = 32, 12
 _KEY = 10
 
 
@@ -30,7 +32,7 @@ def print_list(console: Console, entries: list[dict[str, Any]]) -> None:
     """The versions in a store, by `artifacts.facts.list_facts`, in as many columns as fit."""
     for number in range(len(_DISPENSABLE) + 1):
         table = _list_table(entries, _DISPENSABLE[:number])
-        if console.measure(table).maximum <= console.width:
+        if _fits(console, table):
             console.print(table)
             break
     else:
@@ -48,15 +50,15 @@ def _list_table(entries: list[dict[str, Any]], without: tuple[str, ...]) -> Tabl
     cells: dict[str, Callable[[dict[str, Any]], str]] = {
         "bundle": lambda entry: entry["reference"],
         "created (UTC)": lambda entry: when(entry["created"]),
-        "accuracy": lambda entry: _value(entry, "accuracy"),
+        "test accuracy": lambda entry: _value(entry, "accuracy"),
         "95%": lambda entry: _interval_of(entry, "accuracy"),
         "AUC": lambda entry: _value(entry, "auc"),
         "log loss": lambda entry: _value(entry, "log_loss"),
         "labels": lambda entry: str(entry["labels"]),
-        "input": lambda entry: _cut(entry["input"], 40),
+        "input": lambda entry: entry["input"].partition(":")[0],
     }
     shown = {name: cell for name, cell in cells.items() if name not in without}
-    table = _table("", *shown, right={"accuracy", "AUC", "log loss", "labels"})
+    table = _table("", *shown, right={"test accuracy", "AUC", "log loss", "labels"})
     for entry in entries:
         if "error" in entry:
             continue
@@ -80,8 +82,11 @@ def print_bundle(console: Console, bundle: Bundle) -> None:
     """What `artifacts.summary.summary_lines` says, as tables."""
     manifest = bundle.manifest
     console.print(Text(manifest.reference, style="bold"), soft_wrap=True)
-    about = [(what, text) for what, text in summary.about(bundle) if what != "column"]
-    _print_facts(console, about)
+    about = {"created": f"{when(manifest.created)} UTC"}
+    _print_facts(
+        console,
+        [(what, about.get(what, text)) for what, text in summary.about(bundle) if what != "column"],
+    )
     console.print()
     print_metrics(console, manifest.metrics)
     fit = summary.fit(manifest)
@@ -116,12 +121,12 @@ def _print_facts(console: Console, facts: summary.Facts) -> None:
 
 def print_metrics(console: Console, metrics: Mapping[str, Metrics]) -> None:
     """Each part's figures with 95% intervals: parts side by side, or below one another."""
-    beside = _table("95% intervals", *(f"{part}, n = {m.rows}" for part, m in metrics.items()))
+    beside = _table("[95%]", *(f"{part}, n = {m.rows}" for part, m in metrics.items()))
     names = list(dict.fromkeys(name for m in metrics.values() for name in m.headline))
     for name in names:
         figures = [m.headline.get(name) for m in metrics.values()]
         beside.add_row(name, *("" if f is None else _figure(f) for f in figures))
-    if console.measure(beside).maximum <= console.width:
+    if _fits(console, beside):
         console.print(beside)
         return
     below = _table("part", "rows", "figure", "95% interval", right={"rows"})
@@ -138,13 +143,16 @@ def _figure(figure: Estimate) -> Text:
 
 
 def _print_columns(console: Console, spec: TableInput) -> None:
-    table = _table("column", "type", "values", "missing")
-    table.columns[0].overflow = table.columns[2].overflow = "ellipsis"
     rows = summary.column_rows(spec)
-    for name, kind, values, missing in rows[:_MOST_COLUMNS]:
-        table.add_row(Text(printable(name)), kind, Text(printable(values)), missing)
+    shown = rows[:_MOST_COLUMNS]
+    longest = min(_LONGEST_NAME, max(len(name) for name, *_ in shown))
+    left = max(_LEAST, console.width - longest - len("category") - len("answered") - 6)
+    table = _table("column", "type", "values", "missing")
+    for name, kind, values, missing in shown:
+        cells = _cut(printable(name), longest), kind, _cut(printable(values), left), missing
+        table.add_row(*map(Text, cells))
     console.print(table)
-    if more := len(rows) - len(rows[:_MOST_COLUMNS]):
+    if more := len(rows) - len(shown):
         console.print(Text(f"and {more} more; --json has them all", style="dim"))
 
 
@@ -171,6 +179,12 @@ def _table(*headings: str, right: set[str] = frozenset()) -> Table:  # type: ign
             Text(heading), no_wrap=True, justify="right" if heading in right else "left"
         )
     return table
+
+
+def _fits(console: Console, table: Table) -> bool:
+    # Measured as wide as it would like to be, not as it is allowed to.
+    options = console.options.update(max_width=10_000)
+    return Measurement.get(console, options, table).maximum <= console.width
 
 
 def _cut(text: str, most: int) -> str:

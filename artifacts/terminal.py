@@ -9,6 +9,8 @@ import json
 import os
 import re
 import sys
+import textwrap
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
 # A label or a path may hold what would move the cursor, or worse; a line is to be one line.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+
+
+_FACT = re.compile(r"([a-z][a-z ]{0,11}): (.+)")
+_INDENT = 13
 
 
 def open_console(*, stderr: bool = False) -> Console:
@@ -38,6 +44,27 @@ def is_terminal() -> bool:
 def say(line: str, *, stderr: bool = False) -> None:
     """One line as it is, however long."""
     print(printable(line), file=sys.stderr if stderr else sys.stdout, flush=True)
+
+
+def tell(console: Console, line: str) -> None:
+    """One line of a run. On a terminal what it is about stands out, and the rest is wrapped."""
+    line = printable(line)
+    found = _FACT.fullmatch(line) if moves(console) else None
+    if found is None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return
+    # No word is broken: a path or a reference is copied from here.
+    lines = textwrap.wrap(
+        found[2], max(20, console.width - _INDENT), break_long_words=False, break_on_hyphens=False
+    )
+    for number, text in enumerate(lines):
+        console.print(f"{'' if number else found[1]:<{_INDENT}}", style="cyan", end="")
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def busy(console: Console, what: str) -> AbstractContextManager[object]:
+    """Says what it is that takes a while, as long as it does, where a person waits for it."""
+    return console.status(what) if moves(console) else nullcontext()
 
 
 def say_json(document: Any) -> None:

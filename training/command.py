@@ -11,7 +11,7 @@ import typer
 from artifacts.errors import Stopped
 from artifacts.extras import extra
 from artifacts.options import JsonOption
-from artifacts.terminal import open_console, say, say_json
+from artifacts.terminal import busy, open_console, say, say_json
 
 _RECIPES = Path(__file__).with_name("recipes")
 
@@ -122,19 +122,22 @@ def train(
     """
     from artifacts.references import store_path
 
-    with extra("train"):
+    console = open_console(stderr=as_json)
+    # A mistake in the recipe is said before torch is imported, which takes seconds.
+    with busy(console, "starting"), extra("train"):
         from training.interrupts import Interrupted
         from training.recipe import load_recipe
+
+        resolved = load_recipe(
+            recipe, set_ or [], name=name, data=data, target=target, skip_bad=skip_bad
+        )
         from training.run import run
         from training.tracking import wanted
 
-    resolved = load_recipe(
-        recipe, set_ or [], name=name, data=data, target=target, skip_bad=skip_bad
-    )
     try:
         bundle = run(
-            resolved, store_path(), promote=promote, console=open_console(stderr=as_json),
-            resume=resume, preflight=preflight, track=wanted(track),
+            resolved, store_path(), promote=promote, console=console, resume=resume,
+             preflight=preflight, track=wanted(track),
         )  # fmt: skip
     except Interrupted as interrupted:
         raise Stopped(

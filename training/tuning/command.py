@@ -9,7 +9,7 @@ import typer
 from artifacts.errors import Stopped
 from artifacts.extras import extra
 from artifacts.options import JsonOption
-from artifacts.terminal import open_console, say_json
+from artifacts.terminal import busy, open_console, say_json
 from training.command import (
     DataOption,
     NameOption,
@@ -147,17 +147,20 @@ def tune(
     """
     from artifacts.references import store_path
 
-    with extra("train"):
-        from training.interrupts import Interrupted
-        from training.recipe import load_recipe
-        from training.tracking import wanted
-    with extra("tune"):
-        from training.tuning.tune import Options
-        from training.tuning.tune import tune as tune_recipe
+    console = open_console(stderr=as_json)
+    with busy(console, "starting"):
+        with extra("train"):
+            from training.interrupts import Interrupted
+            from training.recipe import load_recipe
+            from training.tracking import wanted
 
-    resolved = load_recipe(
-        recipe, set_ or [], name=name, data=data, target=target, skip_bad=skip_bad
-    )
+            resolved = load_recipe(
+                recipe, set_ or [], name=name, data=data, target=target, skip_bad=skip_bad
+            )
+        with extra("tune"):
+            from training.tuning.tune import Options
+            from training.tuning.tune import tune as tune_recipe
+
     options = Options(
         trials=trials, timeout_s=timeout, workers=workers, sampler=sampler, pruner=pruner,
         storage=storage, study=study, repeats=repeats, top=top, together=together,
@@ -165,7 +168,7 @@ def tune(
     try:
         bundle = tune_recipe(
             resolved, store_path(), options, promote=promote,
-            console=open_console(stderr=as_json), resume=resume, track=wanted(track),
+            console=console, resume=resume, track=wanted(track),
         )  # fmt: skip
     except Interrupted as interrupted:
         raise Stopped(
