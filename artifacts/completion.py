@@ -13,7 +13,7 @@ from artifacts.shelves import list_bundles, promoted_version, store_path
 
 VARIABLE = "_PARITYLINE_COMPLETE"
 # Where bash ends a word, though a shell's user does not: NAME@VERSION, KEY=VALUE.
-_BREAKS = {"@", "="}
+_BREAKS = ("@", "=")
 
 
 def complete_bundle(incomplete: str) -> list[tuple[str, str]]:
@@ -74,23 +74,19 @@ def with_whole_words(run: Callable[[], None], environment: MutableMapping[str, s
 
 
 def _joined(words: list[str], place: int) -> tuple[list[str], int, str]:
-    """Whole words, the place of the one to be completed, and what of it bash takes as said."""
+    """Whole words, the place of the one to be completed, and what of it bash leaves as it is."""
     whole: list[str] = []
-    at, had = place, ""
-    glued = False
+    at = had = None
     for number, word in enumerate(words):
-        starts = not whole or not (glued or word in _BREAKS)
-        if starts:
-            whole.append(word)
-        else:
+        if whole and (word[:1] in _BREAKS or whole[-1][-1:] in _BREAKS):
             whole[-1] += word
+        else:
+            whole.append(word)
         if number == place:
-            at = len(whole) - 1
-            had = "" if starts else whole[-1].removesuffix("" if word in _BREAKS else word)
-        glued = word in _BREAKS
-    if place >= len(words):
-        at = len(whole)
-    return whole, at, had
+            # readline takes the @ for a part of the word to be completed, and the = for none.
+            at, text = len(whole) - 1, whole[-1]
+            had = text[: max(text.rfind("@"), text.rfind("=") + 1, 0)]
+    return whole, len(whole) if at is None else at, had or ""
 
 
 def is_for_bash() -> bool:

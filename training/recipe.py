@@ -29,7 +29,7 @@ from artifacts.inputs import Frozen, MissingPolicy
 from artifacts.shelves import NAME_PATTERN
 from training.tuning.config import TuneConfig
 
-_KINDS: dict[Any, type[BaseModel]] = {
+NETWORKS: dict[Any, type[BaseModel]] = {
     "linear": LinearNetwork,
     "mlp": MlpNetwork,
     "table": TableNetwork,
@@ -423,7 +423,7 @@ def _key(entry: Any) -> str:
     Inside a union the location has the name of a type or a tag, such as "mlp" in
     model.mlp.hidden or "literal['auto']" in train.epochs: not a key.
     """
-    tags = {*_KINDS, "int"}
+    tags = {*NETWORKS, "int"}
     types = ("constrained-", "literal[")
     parts = [str(part) for part in entry["loc"]]
     if entry["type"] == "union_tag_invalid":
@@ -439,11 +439,11 @@ def _explain(entry: Any) -> str:
         for part in entry["loc"][:-1]:
             if isinstance(part, int):
                 continue  # the place in a list
-            section = _KINDS.get(part) or _section(section.model_fields[part].annotation)
+            section = NETWORKS.get(part) or _section(section.model_fields[part].annotation)
         return f"unknown key {key}; allowed: {', '.join(section.model_fields)}"
     if entry["type"] == "union_tag_invalid":
         # In an ensemble there is none.
-        allowed = [kind for kind in _KINDS if kind not in entry["loc"]]
+        allowed = [kind for kind in NETWORKS if kind not in entry["loc"]]
         kinds = ", ".join("torchvision:NAME" if kind == "torchvision" else kind for kind in allowed)
         return f"{key}: expected one of {kinds}"
     if entry["type"] == "missing":
