@@ -1,4 +1,4 @@
-"""The keys of a recipe and their choices, for a shell that completes `--set KEY=VALUE`."""
+"""The keys of a recipe and their choices: what a shell completes, what a misspelt one is like."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ _LEFT_OUT = {"name", "summary", "tune.space", "model.members"}
 def offered(incomplete: str) -> list[str]:
     """What begins so: sections, then keys; of a whole key `key=` and its choices or its default."""
     key, typed, _ = incomplete.partition("=")
-    known: dict[str, set[str]] = {}
-    for name, values in _keys(Recipe, ""):
-        known.setdefault(name, set()).update(values)
+    known = recipe_keys()
     if typed or key in known:
         whole = [f"{key}=", *(f"{key}={value}" for value in sorted(known.get(key, ())))]
         return [text for text in whole if text.startswith(incomplete)]
@@ -33,6 +31,14 @@ def offered(incomplete: str) -> list[str]:
             found[f"{name}=" if len(parts) == depth else ".".join(parts[:depth]) + "."] = None
     # The only one: what comes after it too, or the shell would end the word there.
     return offered(next(iter(found))) if len(found) == 1 else list(found)
+
+
+def recipe_keys() -> dict[str, set[str]]:
+    """Each key of a recipe with the values that are known for it."""
+    known: dict[str, set[str]] = {}
+    for name, values in _keys(Recipe, ""):
+        known.setdefault(name, set()).update(values)
+    return known
 
 
 def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, set[str]]]:
