@@ -217,7 +217,7 @@ def read_bundle(path: Path) -> Bundle:
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error}") from error
     if problems:
-        raise BundleError(f"{path}: {'; '.join(problems)}")
+        raise BundleError(f"{path}: {'; '.join(problems)}; copy it again, or train it anew")
     return Bundle(path, manifest)
 
 

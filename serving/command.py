@@ -75,19 +75,19 @@ def serve(
     with extra("serve"):
         from serving.launch import launch
 
-    launch(
-        host=host,
-        port=port,
-        chosen={
-            "bundle": bundle,
-            "backend": backend,
-            "device": device,
-            "workers": workers,
-            "watch_s": watch,
-            "tokens": tokens,
-            "grace_s": grace,
-        },
-    )
+        launch(
+            host=host,
+            port=port,
+            chosen={
+                "bundle": bundle,
+                "backend": backend,
+                "device": device,
+                "workers": workers,
+                "watch_s": watch,
+                "tokens": tokens,
+                "grace_s": grace,
+            },
+        )
 
 
 def build(

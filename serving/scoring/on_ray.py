@@ -64,7 +64,8 @@ def ray_engine(address: str | None = None) -> Callable[..., None]:
                 logging_level=logging.ERROR, **local,
             )  # fmt: skip
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise DataError(f"--address {address}: no cluster is there: {error}") from error
+            what = f"--address {address}" if address else "--engine ray"
+            raise DataError(f"{what}: no cluster is there: {error}") from error
 
     return run
 
