@@ -59,21 +59,23 @@ def test_recipes_are_listed_one_a_line() -> None:
     ]  # fmt: skip
 
 
-def test_show_list_verify_and_promote_speak_of_the_bundle(store: Path, digits: Predictor) -> None:
+def test_show_list_verify_and_promote_speak_of_the_bundle(
+    cli: Callable[..., Ended], store: Path, digits: Predictor
+) -> None:
     environment = {"PARITYLINE_STORE": str(store)}
     reference = digits.manifest.reference
-    listed = parityline("list", **environment)
+    listed = cli("list", **environment)
     assert f"* {reference}" in listed.stdout
-    shown = parityline("show", "digits", **environment)
+    shown = cli("show", "digits", **environment)
     assert shown.returncode == 0
     for part in (reference, "8 x 8", "accuracy", "model.onnx", "multiclass"):
         assert part in shown.stdout
     for backend in ("onnx", "eager"):
-        verified = parityline("verify", reference, "--backend", backend, **environment)
+        verified = cli("verify", reference, "--backend", backend, **environment)
         assert verified.returncode == 0, verified.stderr
         assert "7 files are as released" in verified.stdout
         assert f"{backend} on cpu: " in verified.stdout
-    promoted = parityline("promote", reference, **environment)
+    promoted = cli("promote", reference, **environment)
     assert promoted.returncode == 0 and digits.manifest.version in promoted.stdout
 
 
@@ -172,7 +174,7 @@ def test_training_the_same_again_gives_the_same_version(tmp_path: Path) -> None:
     assert versions[0] == versions[1] and len(versions[0]) == 1
     released = json.loads(result.stdout)
     assert released["reference"] == f"digits@{versions[1][0]}"
-    assert released["metrics"]["test"]["accuracy"]["value"] > 0.5
+    assert 0 < released["metrics"]["test"]["accuracy"]["value"] < 1
     assert released["promoted"] is False
 
 

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from artifacts.facts import list_facts
+from artifacts.bundle import Bundle
+from artifacts.facts import bundle_facts, list_facts
 from artifacts.inputs import Column, TableInput
 from artifacts.manifest import Epoch
 from artifacts.predictor import Predictor
@@ -48,7 +49,7 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "parityline", *arguments], cwd=ROOT, stdin=follower,
-        stdout=follower, stderr=follower, env={**os.environ, "COLUMNS": "100", **environment},
+        stdout=follower, stderr=follower, env={**os.environ, "COLUMNS": "80", **environment},
     )  # fmt: skip
     os.close(follower)
     written = b""
@@ -233,6 +234,20 @@ def test_json_of_a_job_is_its_summary_also_where_too_many_rows_are_rejected(
     found = json.loads(result.stdout)
     assert found == json.loads((out / "summary.json").read_text())
     assert found["rows_scored"] == len(digits.golden.raw) and found["rows_rejected"] == 1
+
+
+def test_json_of_a_study_is_the_released_bundle(
+    cli: Callable[..., Ended], store: Path, digits: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def released(*_: object, console: Console, **__: object) -> Bundle:
+        tell(console, "study: said while it runs")
+        return digits.bundle
+
+    # The search itself takes half a minute; see tests/test_tune.py.
+    monkeypatch.setattr("training.tuning.tune.tune", released)
+    result = cli("tune", "digits", "--json", PARITYLINE_STORE=str(store))
+    assert document(result) == bundle_facts(digits.bundle, store)
+    assert result.stderr == "study: said while it runs\n"
 
 
 @pytest.mark.parametrize("command", ["show", "verify"])
