@@ -308,6 +308,9 @@ def test_progress_is_one_line_that_moves(what: str) -> None:
         assert "\r" in seen
         # Nothing goes up: the display was never higher than a line.
         assert "\x1b[1A" not in seen
+        # Behind the last one there is room for a ^C.
+        last = _STYLE.sub("", seen.split("\r")[-1].removeprefix("\x1b[2K"))
+        assert 60 < len(last) <= console.width - 3
 
     drawn(draw, TERM="xterm")
 

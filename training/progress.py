@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from rich.progress import TimeRemainingColumn
 
 from artifacts.manifest import Epoch
+from artifacts.progress import OneLine, bar, text
 from artifacts.terminal import moves
 
 
@@ -30,23 +30,18 @@ def epoch_display(console: Console, epochs: int) -> Iterator[Callable[[Epoch, fl
         yield print_line
         return
     columns = (
-        _text("epoch {task.completed:.0f}/{task.total:.0f}"),
-        # What is left of the line, and the first to go.
-        BarColumn(bar_width=None, table_column=Column(ratio=1)),
-        _text("{task.description}"),
+        text("epoch {task.completed:.0f}/{task.total:.0f}"),
+        bar(),
+        text("{task.description}"),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=console, transient=True, expand=True) as progress:
+    with OneLine(*columns, console=console) as progress:
         task = progress.add_task("", total=epochs)
 
         def show(record: Epoch, seconds: float) -> None:
             progress.update(task, completed=record.epoch, description=_figures(record))
 
         yield show
-
-
-def _text(template: str) -> TextColumn:
-    return TextColumn(template, table_column=Column(no_wrap=True))
 
 
 def _figures(record: Epoch) -> str:

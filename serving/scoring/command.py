@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from artifacts.devices import BackendName, DeviceChoice, resolve_device
-from artifacts.errors import DataError
+from artifacts.errors import DataError, Stopped
 from artifacts.options import BundleArgument, JsonOption
 from artifacts.terminal import open_console, say, say_json
 
@@ -175,10 +175,13 @@ def score(
         run = ray_engine(address) if engine == "ray" else None
         predictor = open_bundle(bundle, backend=backend, device=chosen)
         # Not where the results are told: that may be a file or another program.
-        with progress_display(open_console(stderr=True)) as progress:
-            summary = score(
-                predictor, inputs, out, options, progress=progress, engine=run, started=started
-            )
+        try:
+            with progress_display(open_console(stderr=True)) as progress:
+                summary = score(
+                    predictor, inputs, out, options, progress=progress, engine=run, started=started
+                )
+        except KeyboardInterrupt:
+            raise Stopped("interrupted; the same command goes on where it was", 130) from None
     if as_json:
         say_json(summary)
     else:

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-from rich.table import Column
+from rich.progress import TimeRemainingColumn
 
+from artifacts.progress import OneLine, bar, text
 from artifacts.terminal import moves
 
 _LINE_EVERY_S = 10.0
@@ -35,23 +34,18 @@ def progress_display(console: Console) -> Iterator[Callable[[Any], None]]:
         yield line
         return
     columns = (
-        BarColumn(bar_width=None, table_column=Column(ratio=1)),
-        *(
-            TextColumn(text, table_column=Column(no_wrap=True))
-            for text in (
-                "{task.percentage:.0f}%",
-                "{task.fields[rows]:,} rows",
-                "{task.fields[rate]:,.0f} rows/s",
-                "{task.fields[rejected]:,} rejected",
-            )
-        ),
-        TimeRemainingColumn(),
+        bar(),
+        text("{task.percentage:.0f}%"),
+        text("{task.fields[rows]:,} rows"),
+        text("{task.fields[rate]:,.0f} rows/s"),
+        text("{task.fields[rejected]:,} rejected"),
+        TimeRemainingColumn(compact=True),
     )
-    with Bar(*columns, console=console, transient=True, expand=True) as bar:
-        task = bar.add_task("", total=1.0, rows=0, rate=0.0, rejected=0)
+    with OneLine(*columns, console=console) as shown:
+        task = shown.add_task("", total=1.0, rows=0, rate=0.0, rejected=0)
 
         def update(progress: Any) -> None:
-            bar.update(
+            shown.update(
                 task,
                 completed=progress.share,
                 rows=progress.rows,

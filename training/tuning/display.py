@@ -7,19 +7,13 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Column
+from rich.progress import MofNCompleteColumn, Progress
 
+from artifacts.progress import OneLine, bar, text
 from artifacts.terminal import moves
 from training.tuning.study import Counts
 
 _LONGEST_PARAMS = 100
-_COLUMNS = (
-    MofNCompleteColumn(),
-    # What is left of the line, and the first to go.
-    BarColumn(bar_width=None, table_column=Column(ratio=1)),
-    TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-)
 
 
 class SearchDisplay:
@@ -35,7 +29,9 @@ class SearchDisplay:
 
     def __enter__(self) -> SearchDisplay:
         if moves(self._console):
-            self._progress = Progress(*_COLUMNS, console=self._console, transient=True, expand=True)
+            self._progress = OneLine(
+                MofNCompleteColumn(), bar(), text("{task.description}"), console=self._console
+            )
             self._progress.start()
             self._task = self._progress.add_task("workers begin", total=self._wanted or None)
         return self
