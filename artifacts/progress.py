@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 # Short of the edge: Ctrl-C is shown as ^C behind it, and a line that wraps is not erased whole.
 _MARGIN = 3
+_NARROW = 72
 
 
 class OneLine(Progress):
@@ -28,6 +29,11 @@ class OneLine(Progress):
         table = super().make_tasks_table(tasks)
         table.width = max(1, self._terminal.width - _MARGIN)
         return table
+
+
+def is_narrow(console: Console) -> bool:
+    """Whether there is room for no more than what matters most."""
+    return console.width < _NARROW
 
 
 def text(template: str) -> TextColumn:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import TimeRemainingColumn
 
 from artifacts.manifest import Epoch
-from artifacts.progress import OneLine, bar, text
+from artifacts.progress import OneLine, bar, is_narrow, text
 from artifacts.terminal import moves
 
 
@@ -39,13 +39,17 @@ def epoch_display(console: Console, epochs: int) -> Iterator[Callable[[Epoch, fl
         task = progress.add_task("", total=epochs)
 
         def show(record: Epoch, seconds: float) -> None:
-            progress.update(task, completed=record.epoch, description=_figures(record))
+            progress.update(
+                task, completed=record.epoch, description=_figures(record, is_narrow(console))
+            )
 
         yield show
 
 
-def _figures(record: Epoch) -> str:
-    """Of the training part, then of the validation part."""
+def _figures(record: Epoch, narrow: bool) -> str:
+    """Of the training part, then of the validation part; of this alone where it is narrow."""
+    if narrow:
+        return f"validation accuracy {record.validation_accuracy:.4f}"
     return (
         f"loss {record.train_loss:.4f} / {record.validation_loss:.4f}  "
         f"accuracy {record.train_accuracy:.4f} / {record.validation_accuracy:.4f}"

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import TimeRemainingColumn
 
-from artifacts.progress import OneLine, bar, text
+from artifacts.progress import OneLine, bar, is_narrow, text
 from artifacts.terminal import moves
 
 _LINE_EVERY_S = 10.0
@@ -37,7 +37,7 @@ def progress_display(console: Console) -> Iterator[Callable[[Any], None]]:
         bar(),
         text("{task.percentage:.0f}%"),
         text("{task.fields[rows]:,} rows"),
-        text("{task.fields[rate]:,.0f} rows/s"),
+        *([] if is_narrow(console) else [text("{task.fields[rate]:,.0f} rows/s")]),
         text("{task.fields[rejected]:,} rejected"),
         TimeRemainingColumn(compact=True),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from artifacts.progress import OneLine, bar, text
+from artifacts.progress import OneLine, bar, is_narrow, text
 from artifacts.terminal import moves
 from training.tuning.study import Counts
 
@@ -50,7 +50,9 @@ class SearchDisplay:
         self._best = "" if best is None else f"best {best[1]:.4f} (trial {best[0]})"
         self._state = self._words(counts)
         if self._progress is not None:
-            self._progress.update(self._task, completed=counts.ended, description=self._state)
+            # The bar itself says how many, and how long is guessed from it.
+            shown = self._best if is_narrow(self._console) else self._state
+            self._progress.update(self._task, completed=counts.ended, description=shown)
 
     def trial(self, number: int, text: str) -> None:
         """A trial has ended."""
