@@ -27,7 +27,9 @@ def _check_free(host: str, port: int) -> None:
                 f"--port {port}: expected a free port on {host}, found one in use; --port takes "
                 "another"
             ) from error
-        raise DataError(f"--host {host} --port {port}: {error.strerror}") from error
+        raise DataError(
+            f"--host {host} --port {port}: expected an address of this machine: {error.strerror}"
+        ) from error
 
 
 def launch(*, host: str, port: int, chosen: Mapping[str, object]) -> None:
@@ -37,8 +39,8 @@ def launch(*, host: str, port: int, chosen: Mapping[str, object]) -> None:
     """
     import bentoml  # noqa: F401  (missing where the extra is: said before this process is gone)
 
-    os.environ.update(as_environment(chosen))
     _check_free(host, port)
+    os.environ.update(as_environment(chosen))
     arguments = ["serve", "serving.service:Classifier", "--host", host, "--port", str(port)]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "bentoml", *arguments])  # noqa: S606
