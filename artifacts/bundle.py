@@ -28,13 +28,12 @@ from artifacts.manifest import (
     GOLDEN,
     REQUIRED_FILES,
     SCHEMA_VERSION,
-    VERSION_LENGTH,
     FileInfo,
     Manifest,
     content_sha256,
 )
+from artifacts.shelves import MANIFEST, VERSION_LENGTH
 
-MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
 _TEMPORARY = ".tmp-"
 # What a file manager leaves behind by looking.
@@ -218,7 +217,7 @@ def read_bundle(path: Path) -> Bundle:
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error}") from error
     if problems:
-        raise BundleError(f"{path}: {'; '.join(problems)}")
+        raise BundleError(f"{path}: {'; '.join(problems)}; copy it again, or train it anew")
     return Bundle(path, manifest)
 
 

@@ -1,5 +1,9 @@
 """What a user can put right: one line with the thing, what was expected, what was found."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class ParitylineError(Exception):
     """Anything whose message is written for the person who caused it."""
@@ -27,3 +31,11 @@ class Stopped(ParitylineError):
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
         self.exit_status = exit_status
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """ "; did you mean 'NAME'?" where one of the names is much like it; nothing is chosen by it."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

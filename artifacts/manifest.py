@@ -16,11 +16,10 @@ from pydantic import Field, model_validator
 from artifacts.configs import NetworkConfig
 from artifacts.inputs import Frozen, InputSpec, input_name
 from artifacts.profile import ColumnProfile, check_profile
+from artifacts.shelves import NAME_PATTERN
 from artifacts.steps import Encode, Reorder, Step
 
 SCHEMA_VERSION: Literal[1] = 1
-VERSION_LENGTH = 12
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 ONNX, TORCHSCRIPT, EXPORT = "model.onnx", "model.ts", "model.pt2"
 STATE_DICT, GOLDEN, PARITY, REPORT = "state_dict.pt", "golden.npz", "parity.json", "report.html"

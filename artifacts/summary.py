@@ -1,13 +1,12 @@
-"""A bundle and a store in a few lines of text."""
+"""A bundle and a store in a few lines of text; see `artifacts.tables` for a terminal's."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
-from artifacts.bundle import Bundle, read_manifest
+from artifacts.bundle import Bundle
 from artifacts.cells import ColumnSpec
 from artifacts.configs import describe_network
-from artifacts.errors import BundleError
 from artifacts.inputs import (
     BooleanColumn,
     CategoryColumn,
@@ -17,69 +16,92 @@ from artifacts.inputs import (
     TableInput,
 )
 from artifacts.manifest import Manifest, Study
-from artifacts.references import list_bundles, promoted_version
 
 _MOST_COLUMNS = 30
 _LONGEST_VALUES = 60
 
 
+Facts = list[tuple[str, str]]
+
+
 def summary_lines(bundle: Bundle) -> list[str]:
     """What a person wants to know of a bundle first."""
     manifest = bundle.manifest
+    facts = [*about(bundle), *figures(manifest), *fit(manifest), *files(manifest)]
+    return [manifest.reference, *(f"  {what:<10} {text}" for what, text in facts)]
+
+
+def about(bundle: Bundle) -> Facts:
+    """What it is, and what it was made of."""
+    manifest = bundle.manifest
     columns = column_lines(manifest.input)
     takes = f"{len(columns)} columns" if columns else describe_input(manifest.input)
-    lines = [
-        manifest.reference,
-        f"  path       {bundle.path}",
-        f"  created    {manifest.created}",
-        f"  task       {manifest.task}: {', '.join(manifest.labels)}",
-        f"  input      {takes}",
-        *(f"  column     {line}" for line in columns),
-        f"  network    {describe_network(manifest.network)}, {manifest.parameters:,} parameters",
-        f"  data       {manifest.data.source}, fingerprint {manifest.data.fingerprint[:16]}",
-        *(f"  note       {note}" for note in manifest.data.notes),
+    return [
+        ("path", str(bundle.path)),
+        ("created", manifest.created),
+        ("task", f"{manifest.task}, {len(manifest.labels)} labels: {', '.join(manifest.labels)}"),
+        ("input", takes),
+        *(("column", line) for line in columns),
+        (
+            "network",
+            f"{describe_network(manifest.network)}, {manifest.parameters:,} parameters",
+        ),
+        ("data", f"{manifest.data.source}, fingerprint {manifest.data.fingerprint[:16]}"),
+        *(("note", note) for note in manifest.data.notes),
     ]
+
+
+def figures(manifest: Manifest) -> Facts:
+    """Each part's metrics with their 95% intervals."""
+    found = []
     for part, metrics in manifest.metrics.items():
         shown = "  ".join(
             f"{name} {figure.value:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
             for name, figure in metrics.headline.items()
         )
-        lines.append(f"  {part:<11}{shown}  n = {metrics.rows}")
-    lines += _fit_lines(manifest)
-    if manifest.study is not None:
-        lines += [f"  study      {line}" for line in study_lines(manifest.study)]
-    for file, parity in manifest.parity.items():
-        lines.append(
-            f"  parity     {file}: largest difference {parity.max_abs_diff:.2g}, "
-            f"{parity.label_disagreements} other labels in {parity.rows} answers"
-        )
-    for file, info in sorted(manifest.files.items()):
-        lines.append(f"  file       {file:<14}{info.size:>12,} bytes  sha256 {info.sha256[:16]}")
-    return lines
+        found.append((part, f"{shown}  n = {metrics.rows}"))
+    return found
 
 
-def _fit_lines(manifest: Manifest) -> list[str]:
-    """Calibration, threshold and verdict, as far as the manifest has them."""
-    lines = []
+def fit(manifest: Manifest) -> Facts:
+    """Calibration, threshold, verdict and study, as far as the manifest has them."""
+    found = []
     if manifest.calibration is not None and manifest.calibration.note is not None:
-        lines.append(f"  calibrated no: {manifest.calibration.note}")
+        found.append(("calibrated", f"no: {manifest.calibration.note}"))
     elif manifest.calibration is not None:
         before, after = manifest.calibration.before["test"], manifest.calibration.after["test"]
-        lines.append(
-            f"  calibrated temperature {manifest.temperature:.4g}; of the test part: ECE "
+        text = (
+            f"temperature {manifest.temperature:.4g}; of the test part: ECE "
             f"{before.ece:.4f} -> {after.ece:.4f}, log loss {before.log_loss.value:.4f} -> "
             f"{after.log_loss.value:.4f}, Brier score {before.brier.value:.4f} -> "
             f"{after.brier.value:.4f}"
         )
+        found.append(("calibrated", text))
     if manifest.threshold != 0.5:
-        lines.append(
-            f"  threshold  {manifest.labels[1]} where its probability is above "
-            f"{manifest.threshold:g}"
-        )
+        text = f"{manifest.labels[1]} where its probability is above {manifest.threshold:g}"
+        found.append(("threshold", text))
     if manifest.verdict is not None:
-        lines.append(f"  verdict    {manifest.verdict.text}")
-        lines += [f"  to try     {line}" for line in manifest.verdict.advice]
-    return lines
+        found.append(("verdict", manifest.verdict.text))
+        found += [("to try", line) for line in manifest.verdict.advice]
+    if manifest.study is not None:
+        found += [("study", line) for line in study_lines(manifest.study)]
+    return found
+
+
+def files(manifest: Manifest) -> Facts:
+    """How near each format is to the trained model, and what every file must be."""
+    near = [
+        (
+            "parity",
+            f"{file}: largest difference {parity.max_abs_diff:.2g}, "
+            f"{parity.label_disagreements} other labels in {parity.rows} answers",
+        )
+        for file, parity in manifest.parity.items()
+    ]
+    return near + [
+        ("file", f"{file:<14}{info.size:>12,} bytes  sha256 {info.sha256[:16]}")
+        for file, info in sorted(manifest.files.items())
+    ]
 
 
 def study_lines(study: Study) -> list[str]:
@@ -132,13 +154,19 @@ def column_lines(spec: ImageInput | TableInput) -> list[str]:
     """A table's columns with type, range or categories, and what becomes of a missing cell."""
     if isinstance(spec, ImageInput) or len(spec.columns) > _MOST_COLUMNS:
         return []
-    names = max(len(column.name) for column in spec.columns)
-    found = [_values_text(column) for column in spec.columns]
-    widest = max(map(len, found))
+    rows = column_rows(spec)
+    names, widest = (max(len(row[place]) for row in rows) for place in (0, 2))
     return [
-        f"{column.name:<{names}}  {column.type:<8}  {values:<{widest}}  "
-        f"missing: {'answered' if column.missing == 'fill' else 'refused'}"
-        for column, values in zip(spec.columns, found, strict=True)
+        f"{name:<{names}}  {kind:<8}  {values:<{widest}}  missing: {missing}"
+        for name, kind, values, missing in rows
+    ]
+
+
+def column_rows(spec: TableInput) -> list[tuple[str, str, str, str]]:
+    """Each column's name, type, range or categories, and what becomes of a missing cell."""
+    return [
+        (c.name, c.type, _values_text(c), "answered" if c.missing == "fill" else "refused")
+        for c in spec.columns
     ]
 
 
@@ -153,20 +181,16 @@ def _values_text(column: ColumnSpec) -> str:
     return text if len(text) <= _LONGEST_VALUES else f"{text[: _LONGEST_VALUES - 3]}..."
 
 
-def list_lines(store: Path) -> list[str]:
-    """The store, one line a version, newest first within a name; * marks the promoted one."""
+def list_lines(entries: list[dict[str, Any]]) -> list[str]:
+    """What `artifacts.facts.list_facts` has found, a line each; * marks a promoted version."""
     lines = []
-    for name, versions in list_bundles(store).items():
-        promoted = promoted_version(store, name)
-        for version in versions:
-            mark = "*" if version == promoted else " "
-            try:
-                manifest = read_manifest(store / name / version)
-            except BundleError as error:
-                lines.append(f"{mark} {name}@{version}  unreadable: {error}")
-                continue
-            line = f"{mark} {manifest.reference}  {manifest.created}"
-            if "test" in manifest.metrics:
-                line += f"  test accuracy {manifest.metrics['test'].accuracy.value:.4f}"
-            lines.append(line)
-    return lines or [f"no bundles in {store}; train one: parityline train digits"]
+    for entry in entries:
+        line = f"{'*' if entry['promoted'] else ' '} {entry['reference']}"
+        if "error" in entry:
+            lines.append(f"{line}  unreadable: {entry['error']}")
+            continue
+        line += f"  {entry['created']}"
+        if entry["test"] is not None:
+            line += f"  test accuracy {entry['test']['accuracy']['value']:.4f}"
+        lines.append(line)
+    return lines

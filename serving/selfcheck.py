@@ -12,6 +12,7 @@ from artifacts.errors import ParitylineError
 from artifacts.predictor import open_bundle
 from artifacts.references import only_name, resolve, store_path
 from serving.settings import Settings, read_settings
+from serving.tokens import Tokens
 
 
 def reference_of(settings: Settings) -> str:
@@ -31,6 +32,8 @@ def main() -> None:
     path, url = sys.argv[1], "".join(sys.argv[2:3])
     try:
         settings = read_settings()
+        if settings.tokens is not None:
+            Tokens(settings.tokens)
         predictor = open_bundle(path, backend=settings.backend, device=settings.device)
     except ParitylineError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

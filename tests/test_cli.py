@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,12 +26,29 @@ from tests.conftest import ROOT, Ended, parityline
 def test_every_command_has_help_with_an_example(cli: Callable[..., Ended]) -> None:
     overview = parityline("--help")
     assert overview.returncode == 0
-    commands = "recipes", "train", "tune", "verify", "show", "promote", "list", "serve", "score"
+    lines = overview.stdout.splitlines()
+    contents = lines[: lines.index("Options:")]
+    commands = [line.split()[0] for line in contents if line.startswith("  ")]
+    assert {"recipes", "train", "tune", "verify", "show", "promote", "list", "serve", "score",
+            "build", "push", "pull"} <= set(commands)  # fmt: skip
+    panels = [line for line in contents if line.endswith(":") and not line.startswith(" ")]
+    assert panels == ["Train:", "Look:", "Serve:", "Score:", "Move:"]
     for command in commands:
-        assert command in overview.stdout
-        result = cli(command, "--help")
+        result = cli(command, "--help", COLUMNS="80")
         assert result.returncode == 0
-        assert f"Example: parityline {command}" in result.stdout.replace("`", "")
+        assert f"Examples:\n  parityline {command}" in result.stdout
+        assert result.stdout.startswith(f"Usage: parityline {command} ")
+        # A line that is as long as it was typed is an example's.
+        assert all(len(line) < 80 or "  parityline" in line for line in result.stdout.splitlines())
+
+
+def test_the_table_of_contents_fits_a_terminal_with_a_line_a_command() -> None:
+    result = parityline("--help", COLUMNS="80", LINES="24")
+    contents = result.stdout.partition("Options:")[0].splitlines()
+    assert max(map(len, contents)) < 80
+    entries = [line for line in contents if line.startswith("  ")]
+    # Each with its own words: none is wrapped, none cut off.
+    assert all(line[2] != " " and not line.endswith("...") for line in entries)
 
 
 def test_recipes_are_listed_one_a_line() -> None:
@@ -41,21 +60,23 @@ def test_recipes_are_listed_one_a_line() -> None:
     ]  # fmt: skip
 
 
-def test_show_list_verify_and_promote_speak_of_the_bundle(store: Path, digits: Predictor) -> None:
+def test_show_list_verify_and_promote_speak_of_the_bundle(
+    cli: Callable[..., Ended], store: Path, digits: Predictor
+) -> None:
     environment = {"PARITYLINE_STORE": str(store)}
     reference = digits.manifest.reference
-    listed = parityline("list", **environment)
+    listed = cli("list", **environment)
     assert f"* {reference}" in listed.stdout
-    shown = parityline("show", "digits", **environment)
+    shown = cli("show", "digits", **environment)
     assert shown.returncode == 0
     for part in (reference, "8 x 8", "accuracy", "model.onnx", "multiclass"):
         assert part in shown.stdout
     for backend in ("onnx", "eager"):
-        verified = parityline("verify", reference, "--backend", backend, **environment)
+        verified = cli("verify", reference, "--backend", backend, **environment)
         assert verified.returncode == 0, verified.stderr
         assert "7 files are as released" in verified.stdout
         assert f"{backend} on cpu: " in verified.stdout
-    promoted = parityline("promote", reference, **environment)
+    promoted = cli("promote", reference, **environment)
     assert promoted.returncode == 0 and digits.manifest.version in promoted.stdout
 
 
@@ -83,7 +104,13 @@ def test_score_writes_parts_and_says_how_many(
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["train", "digit"], 1, "no recipe named 'digit'; there are: "),
+        (["train", "digit"], 1, "or a .toml file; did you mean 'digits'?"),
+        (["train", "digits", "--target", "x"], 1, "data.target: digits is no table"),
+        (["train", "digits", "--set", "epochs=3"], 1, "; did you mean 'train.epochs'?"),
+        (["train", "digits", "--set", "model.dropuot=0"], 1, "; did you mean 'model.dropout'?"),
+        (["show", "digts"], 1, "there are: breast-cancer, digits; did you mean 'digits'?"),
+        (["serve", "digits", "--host", "192.0.2.1"], 1, "expected an address of this machine"),
+        (["shw", "digits"], 2, "No such command 'shw'. Did you mean 'show'?"),
         (["train", "none.toml"], 1, "recipe none.toml: cannot be read"),
         (["train", "digits", "--set", "train.epoch=3"], 1, "unknown key train.epoch; allowed"),
         (["train", "digits", "--set", "epochs"], 1, "expected key=value"),
@@ -118,6 +145,19 @@ def test_a_mistake_is_one_line_and_a_status(
         assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
+def test_a_port_in_use_is_one_line_and_names_the_option(cli: Callable[..., Ended]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        result = cli("serve", "digits", "--port", str(port))
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"error: --port {port}: expected a free port on 127.0.0.1, found one in use; --port takes "
+        "another\n"
+    )
+
+
 def test_a_loss_that_is_no_number_ends_training_with_what_to_try(
     cli: Callable[..., Ended], tmp_path: Path
 ) -> None:
@@ -135,12 +175,21 @@ def test_training_the_same_again_gives_the_same_version(tmp_path: Path) -> None:
     arguments = ["train", "digits", "--set", "train.epochs=1", "--set", "model.hidden=[8]"]
     versions = []
     for name in ("one", "two"):
-        result = parityline(*arguments, "--no-promote", PARITYLINE_STORE=str(tmp_path / name))
+        more = ["--json"] if name == "two" else []
+        result = parityline(
+            *arguments, *more, "--no-promote", PARITYLINE_STORE=str(tmp_path / name)
+        )
         assert result.returncode == 0, result.stderr
-        assert "device: cpu" in result.stdout
-        assert "promoted" not in result.stdout
+        # With --json the document is alone on stdout.
+        said = result.stderr if more else result.stdout
+        assert "device: cpu" in said
+        assert "promoted: " not in said
         versions.append(list_bundles(tmp_path / name)["digits"])
     assert versions[0] == versions[1] and len(versions[0]) == 1
+    released = json.loads(result.stdout)
+    assert released["reference"] == f"digits@{versions[1][0]}"
+    assert 0 < released["metrics"]["test"]["accuracy"]["value"] < 1
+    assert released["promoted"] is False
 
 
 def test_a_synthetic_golden_holds_no_real_row(tmp_path: Path, digits: Predictor) -> None:

@@ -6,6 +6,7 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def _from_torchvision(folder: Path, download: bool) -> PictureSet:
     parts = {}
     try:
         if download and not (folder / _BATCHES).is_dir():
-            print(f"downloading cifar10 to {folder}", flush=True)
+            print(f"downloading cifar10 to {folder}", file=sys.stderr, flush=True)
         for name in ("train", "test"):
             batches = CIFAR10(root=folder, train=name == "train", download=download)
             raw = np.ascontiguousarray(batches.data.transpose(0, 3, 1, 2))

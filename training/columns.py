@@ -26,7 +26,7 @@ from artifacts.cells import (
     parse_date,
     parse_number,
 )
-from artifacts.errors import DataError
+from artifacts.errors import DataError, nearest
 from artifacts.inputs import (
     BooleanColumn,
     CategoryColumn,
@@ -96,10 +96,10 @@ def read_labels(
             if text not in known:
                 raise DataError(
                     f"{column}: row {row}: expected one of the training labels "
-                    f"{_some(known)}, found {text!r}"
+                    f"{some(known)}, found {text!r}"
                 )
     if len(found) < 2 and known is None:
-        raise DataError(f"{column}: expected at least two labels, found {_some(found)}")
+        raise DataError(f"{column}: expected at least two labels, found {some(found)}")
     most = MAX_LABELS if all(map(_is_name, found)) else _MOST_FRACTIONS
     if len(found) > most:
         raise DataError(
@@ -133,7 +133,8 @@ def infer_columns(table: pa.Table, config: DataConfig) -> tuple[list[Typed], lis
     unknown = [name for name in config.columns if name not in table.column_names]
     if unknown:
         raise DataError(
-            f"data.columns: no column {unknown[0]!r}; there are: {_some(table.column_names)}"
+            f"data.columns: no column {unknown[0]!r}; there are: {some(table.column_names)}"
+            f"{nearest(unknown[0], table.column_names)}"
         )
     columns, notes = [], []
     for name in table.column_names:
@@ -401,7 +402,8 @@ def _different(column: pa.ChunkedArray | pa.Array) -> list[object]:
     return list(pc.unique(_comparable(_plain(column))).to_pylist())
 
 
-def _some(values: object) -> str:
+def some(values: object) -> str:
+    """The first of some names, and how many more there are."""
     listed = list(values)  # type: ignore[call-overload]
     shown = ", ".join(repr(value) for value in listed[:10])
     return shown + (f" and {len(listed) - 10} more" if len(listed) > 10 else "")

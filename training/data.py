@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from artifacts.arrow import encode_table
-from artifacts.errors import DataError
+from artifacts.errors import DataError, nearest
 from artifacts.inputs import ImageInput, TableInput
 from artifacts.manifest import DataInfo
 from training.cifar10 import load_cifar10
-from training.columns import describe, infer_columns, read_labels
+from training.columns import describe, infer_columns, read_labels, some
 from training.idx import read_idx_set
 from training.pictures import Pictures, find_leaks, load_pictures
 from training.recipe import EMBEDDED, DataConfig
@@ -97,7 +97,15 @@ class Dataset:
 def load_dataset(config: DataConfig) -> Dataset:
     """The set that `[data]` names, checked and split. Raises DataError."""
     if config.source in EMBEDDED and config.path is not None:
-        raise DataError(f"data.path: {config.source} is embedded and takes no folder")
+        raise DataError(
+            f"data.path: {config.source} is embedded and takes no folder; for data of your own: "
+            "parityline train table or images"
+        )
+    if config.source != "table" and config.target is not None:
+        raise DataError(
+            f"data.target: {config.source} is no table and has no columns to choose from, found "
+            f"{config.target!r}"
+        )
     if config.source == "table":
         return load_table(config)
     if config.source in {"images", "cifar10"}:
@@ -163,9 +171,12 @@ def take(part: Part, rows: np.ndarray) -> Part:
 
 def load_table(config: DataConfig) -> Dataset:
     """A table from files, its columns' types inferred. Raises DataError naming file and column."""
-    if config.path is None or config.target is None:
+    if config.path is None:
         raise DataError("a table needs --data FILE and --target COLUMN")
     tables = read_tables(Path(config.path), config.test_path and Path(config.test_path))
+    if config.target is None:
+        names = some(tables["train"].column_names)
+        raise DataError(f"{config.path}: a table needs --target COLUMN; there are: {names}")
     try:
         dataset = dataset_of_tables(config, tables)
     except DataError as error:
@@ -181,7 +192,7 @@ def dataset_of_tables(config: DataConfig, tables: dict[str, pa.Table]) -> Datase
         if target not in table.column_names:
             raise DataError(
                 f"{name}: no column {target!r} (data.target); there are: "
-                f"{', '.join(map(repr, table.column_names))}"
+                f"{some(table.column_names)}{nearest(target, table.column_names)}"
             )
     y, labels = read_labels(tables["train"], target)
     label_indices = {"train": y}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -103,7 +104,7 @@ def _find(folder: Path, source: str, name: str) -> Path | None:
 def _download(source: str, folder: Path) -> None:
     from torchvision import datasets
 
-    print(f"downloading {source} to {folder}", flush=True)
+    print(f"downloading {source} to {folder}", file=sys.stderr, flush=True)
     try:
         getattr(datasets, _CLASSES[source])(root=folder, download=True)
     # torchvision raises URLError (an OSError) or RuntimeError when no mirror answers.

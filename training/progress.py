@@ -1,4 +1,4 @@
-"""What a run says while it runs: a progress bar on a terminal, plain lines otherwise."""
+"""What a run says while it runs: a line that moves on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -6,40 +6,51 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 
 from artifacts.manifest import Epoch
+from artifacts.progress import OneLine, bar, is_narrow, text
+from artifacts.terminal import moves
 
 
 @contextmanager
 def epoch_display(console: Console, epochs: int) -> Iterator[Callable[[Epoch, float], None]]:
     """A function to call after each epoch."""
-    if not console.is_terminal:
+    if not moves(console):
 
         def print_line(record: Epoch, seconds: float) -> None:
-            line = f"epoch {record.epoch:>3}/{epochs}  {_figures(record)}  {seconds:.2f} s"
-            console.print(line, highlight=False)
+            console.print(
+                f"epoch {record.epoch:>3}/{epochs}  loss {record.train_loss:.4f} / validation "
+                f"{record.validation_loss:.4f}  accuracy {record.train_accuracy:.4f} / "
+                f"{record.validation_accuracy:.4f}  {seconds:.2f} s",
+                highlight=False,
+                soft_wrap=True,
+            )
 
         yield print_line
         return
     columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
+        text("epoch {task.completed:.0f}/{task.total:.0f}"),
+        bar(),
+        text("{task.description}"),
+        TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with OneLine(*columns, console=console) as progress:
         task = progress.add_task("", total=epochs)
 
         def show(record: Epoch, seconds: float) -> None:
-            progress.update(task, completed=record.epoch, description=_figures(record))
+            progress.update(
+                task, completed=record.epoch, description=_figures(record, is_narrow(console))
+            )
 
         yield show
 
 
-def _figures(record: Epoch) -> str:
+def _figures(record: Epoch, narrow: bool) -> str:
+    """Of the training part, then of the validation part; of this alone where it is narrow."""
+    if narrow:
+        return f"validation accuracy {record.validation_accuracy:.4f}"
     return (
-        f"loss {record.train_loss:.4f} / validation {record.validation_loss:.4f}  "
+        f"loss {record.train_loss:.4f} / {record.validation_loss:.4f}  "
         f"accuracy {record.train_accuracy:.4f} / {record.validation_accuracy:.4f}"
     )

@@ -24,12 +24,12 @@ from artifacts.configs import (
     TableNetwork,
     TorchvisionNetwork,
 )
-from artifacts.errors import DataError
+from artifacts.errors import DataError, nearest
 from artifacts.inputs import Frozen, MissingPolicy
-from artifacts.manifest import NAME_PATTERN
+from artifacts.shelves import NAME_PATTERN
 from training.tuning.config import TuneConfig
 
-_KINDS: dict[Any, type[BaseModel]] = {
+NETWORKS: dict[Any, type[BaseModel]] = {
     "linear": LinearNetwork,
     "mlp": MlpNetwork,
     "table": TableNetwork,
@@ -341,12 +341,18 @@ def _read(recipe: str) -> dict[str, Any]:
         known = builtin_recipes()
         if recipe not in known:
             names = ", ".join(known)
-            raise DataError(f"no recipe named {recipe!r}; there are: {names}; or a .toml file")
+            raise DataError(
+                f"no recipe named {recipe!r}; there are: {names}; or a .toml file"
+                f"{nearest(recipe, known)}"
+            )
         return known[recipe].model_dump(mode="json", exclude_unset=True)
     try:
         return tomllib.loads(Path(recipe).read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"recipe {recipe}: cannot be read: {error.strerror}") from error
+        raise DataError(
+            f"recipe {recipe}: cannot be read: {error.strerror}; `parityline recipes` lists those "
+            "that are built in"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"recipe {recipe}: not a UTF-8 text file") from error
     except tomllib.TOMLDecodeError as error:
@@ -408,6 +414,9 @@ def _problems(error: ValidationError) -> dict[str, str]:
     # One line for a key that may be of several types: that of the first.
     lines: dict[str, str] = {}
     for entry in error.errors():
+        # Follows from another one.
+        if entry["type"] == "default_factory_not_called":
+            continue
         lines.setdefault(_key(entry), _explain(entry))
     return lines
 
@@ -423,12 +432,21 @@ def _key(entry: Any) -> str:
     Inside a union the location has the name of a type or a tag, such as "mlp" in
     model.mlp.hidden or "literal['auto']" in train.epochs: not a key.
     """
-    tags = {*_KINDS, "int"}
+    tags = {*NETWORKS, "int"}
     types = ("constrained-", "literal[")
     parts = [str(part) for part in entry["loc"]]
     if entry["type"] == "union_tag_invalid":
         parts.append("kind")
     return ".".join(part for part in parts if part not in tags and not part.startswith(types))
+
+
+def _nearest_key(key: str) -> str:
+    from training.recipe_keys import recipe_keys
+
+    known = recipe_keys()
+    # One that is in another section: `epochs`.
+    elsewhere = [name for name in known if name.endswith(f".{key.rpartition('.')[2]}")]
+    return f"; did you mean {elsewhere[0]!r}?" if len(elsewhere) == 1 else nearest(key, known)
 
 
 def _explain(entry: Any) -> str:
@@ -439,15 +457,23 @@ def _explain(entry: Any) -> str:
         for part in entry["loc"][:-1]:
             if isinstance(part, int):
                 continue  # the place in a list
-            section = _KINDS.get(part) or _section(section.model_fields[part].annotation)
-        return f"unknown key {key}; allowed: {', '.join(section.model_fields)}"
+            section = NETWORKS.get(part) or _section(section.model_fields[part].annotation)
+        allowed = ", ".join(section.model_fields)
+        return f"unknown key {key}; allowed: {allowed}{_nearest_key(key)}"
     if entry["type"] == "union_tag_invalid":
         # In an ensemble there is none.
-        allowed = [kind for kind in _KINDS if kind not in entry["loc"]]
+        allowed = [kind for kind in NETWORKS if kind not in entry["loc"]]
         kinds = ", ".join("torchvision:NAME" if kind == "torchvision" else kind for kind in allowed)
         return f"{key}: expected one of {kinds}"
     if entry["type"] == "missing":
+        if key == "data":
+            return f"data is required: a section [data] with source, {', '.join(get_args(Source))}"
         return f"{key} is required"
+    if key == "name" and entry["type"] == "string_pattern_mismatch":
+        return (
+            "name: expected 1 to 64 letters, digits, '.', '_' and '-', the first a letter or a "
+            f"digit, found {entry['input']!r}"
+        )
     if entry["type"] == "value_error":
         return f"{key}: {entry['ctx']['error']}"
     found = entry.get("input")

@@ -21,6 +21,7 @@ from artifacts.devices import Device, resolve_device
 from artifacts.errors import BundleError, DeviceError
 from artifacts.manifest import DataInfo, Study
 from artifacts.summary import column_lines, describe_input
+from artifacts.terminal import busy, tell
 from training.batches import Batches
 from training.build import build_model
 from training.checkpoints import RunRecord, open_checkpoints
@@ -83,7 +84,8 @@ def run(
         if ranks.first:
             check_writable(store)
         data = share_of_machine(recipe.data, processes_of_machine())
-        dataset = _load(data, ranks)
+        with busy(console, "reading the data"):
+            dataset = _load(data, ranks)
         check_threshold(recipe.export, dataset.labels)
         info = dataset.info()
         ranks.same({"the data's fingerprint": info.fingerprint})
@@ -126,10 +128,12 @@ def run(
             run_id = checkpoints.record.run_id
             tracker.start(recipe.name, resolved, tags, run_id, resumed=saved is not None)
             if preflight and saved is None:
-                say(console, check_first(
-                    network, model.preprocess, batches["train"], len(dataset.labels),
-                    recipe.train, backbone,
-                ))  # fmt: skip
+                with busy(console, "preflight"):
+                    found = check_first(
+                        network, model.preprocess, batches["train"], len(dataset.labels),
+                        recipe.train, backbone,
+                    )  # fmt: skip
+                say(console, found)
         began_training = time.perf_counter()
         with compiled(), explained(), epoch_display(console, recipe.train.epochs) as show:
             fitted = fit(
@@ -144,7 +148,8 @@ def run(
         assert checkpoints is not None
         say(console, _fit_line(fitted, time.perf_counter() - began_training))
         trained = Trained(recipe, resolved, dataset, info, model, batches, fitted, study)
-        bundle = release(trained, store, lambda line: say(console, line), promote=promote)
+        with busy(console, "exporting, and proving each format"):
+            bundle = release(trained, store, lambda line: say(console, line), promote=promote)
         checkpoints.remove()
         tracker.finish(bundle.manifest, bundle.path)
     say(console, f"seconds: {time.perf_counter() - began:.1f}")
@@ -162,8 +167,8 @@ def check_writable(store: Path) -> None:
 
 
 def say(console: Console, line: str) -> None:
-    """One line, as it is."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    """One line of the run."""
+    tell(console, line)
 
 
 def device_of(recipe: Recipe) -> Device:

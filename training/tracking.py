@@ -33,6 +33,7 @@ from rich.console import Console
 
 from artifacts.errors import DataError, ParitylineError
 from artifacts.manifest import Epoch, Manifest
+from artifacts.terminal import busy, tell
 from training.interrupts import Interrupted
 from training.mlflow_child import Child
 from training.mlflow_names import flat_metrics, flat_params, source_tags, trial_params
@@ -232,9 +233,9 @@ class Tracker:
                 self._listen()
 
     def _progress(self) -> contextlib.AbstractContextManager[object]:
-        if self._pipe is None or not self._console.is_terminal:
+        if self._pipe is None:
             return contextlib.nullcontext()
-        return self._console.status("tracking: sending the rest to MLflow")
+        return busy(self._console, "tracking: sending the rest to MLflow")
 
     def _close(self) -> None:
         """Part with the writer, which ends by itself."""
@@ -249,7 +250,7 @@ class Tracker:
             self._say(line)
 
     def _say(self, line: str) -> None:
-        self._console.print(f"tracking: {line}", highlight=False, markup=False, soft_wrap=True)
+        tell(self._console, f"tracking: {line}")
 
 
 def _to_see_it(uri: str | None) -> str:

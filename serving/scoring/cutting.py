@@ -67,9 +67,15 @@ def read_header(blocks: Iterable[bytes]) -> tuple[list[str], int, Iterator[bytes
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
     source = pa.BufferReader(bytes(header))
     try:
-        with pyarrow.csv.open_csv(source, read_options=read, parse_options=parse) as reader:
-            names = list(reader.schema.names)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+        # Not open_csv: a reader that is left reads on, and where the process ends meanwhile, as
+        # after an error in the names, Arrow's thread aborts it.
+        names = pyarrow.csv.read_csv(source, read, parse).column_names
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"line 1: expected UTF-8 text, found the byte 0x{error.object[error.start]:02x}; save "
+            "the file as UTF-8"
+        ) from error
+    except pa.ArrowException as error:
         raise DataError(f"cannot be read: {error}") from error
     return names, len(header), windows
 

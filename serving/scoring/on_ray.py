@@ -64,6 +64,8 @@ def ray_engine(address: str | None = None) -> Callable[..., None]:
                 logging_level=logging.ERROR, **local,
             )  # fmt: skip
         except (ConnectionError, RuntimeError, ValueError) as error:
+            if address is None:
+                raise DataError(f"--engine ray: Ray does not start: {error}") from error
             raise DataError(
                 f"--address {address}: no cluster is there that lets this user in: {error} "
                 "(one that asks for a token: RAY_AUTH_MODE=token, with its token in "

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from artifacts.arrow import IMAGE_COLUMNS, encode_pictures, encode_table, image_column
-from artifacts.errors import DataError
+from artifacts.errors import DataError, nearest
 from artifacts.inputs import ImageInput, TableInput
 from artifacts.manifest import Manifest
 from serving.scoring.chunks import Block, wanted_columns, with_partitions
 from serving.scoring.open import open_reader
 from serving.scoring.scorer import TRIES, UNREADABLE, no_more
-from serving.scoring.sources import Source, nearest
+from serving.scoring.sources import Source
 from serving.scoring.true_labels import true_labels
 from serving.scoring.units import Reader, Unit, UnitSize
 

@@ -6,11 +6,10 @@ it counts, in the order of the names; NAME=VALUE in a path is a column of a part
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any
@@ -19,7 +18,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyarrow import fs
 
-from artifacts.errors import DataError
+from artifacts.errors import DataError, nearest
 
 TABLES = {
     "parquet": (".parquet", ".pq"),
@@ -98,12 +97,6 @@ def find_sources(
     if not kept:
         raise DataError(f"--where {' '.join(where)}: none of {len(sources)} files is meant")
     return [replace(source, number=number) for number, source in enumerate(kept)]
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """ "; did you mean 'NAME'?" where one of the names is much like it."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def format_of(path: str) -> tuple[str, bool] | None:

@@ -7,12 +7,13 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import MofNCompleteColumn, Progress
 
+from artifacts.progress import OneLine, bar, is_narrow, text
+from artifacts.terminal import moves
 from training.tuning.study import Counts
 
 _LONGEST_PARAMS = 100
-_COLUMNS = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"))
 
 
 class SearchDisplay:
@@ -27,8 +28,10 @@ class SearchDisplay:
         self._best = ""
 
     def __enter__(self) -> SearchDisplay:
-        if self._console.is_terminal:
-            self._progress = Progress(*_COLUMNS, console=self._console, transient=True)
+        if moves(self._console):
+            self._progress = OneLine(
+                MofNCompleteColumn(), bar(), text("{task.description}"), console=self._console
+            )
             self._progress.start()
             self._task = self._progress.add_task("workers begin", total=self._wanted or None)
         return self
@@ -47,7 +50,9 @@ class SearchDisplay:
         self._best = "" if best is None else f"best {best[1]:.4f} (trial {best[0]})"
         self._state = self._words(counts)
         if self._progress is not None:
-            self._progress.update(self._task, completed=counts.ended, description=self._state)
+            # The bar itself says how many, and how long is guessed from it.
+            shown = self._best if is_narrow(self._console) else self._state
+            self._progress.update(self._task, completed=counts.ended, description=shown)
 
     def trial(self, number: int, text: str) -> None:
         """A trial has ended."""

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from artifacts.inputs import Frozen
-from artifacts.manifest import NAME_PATTERN, DataInfo
+from artifacts.manifest import DataInfo
+from artifacts.shelves import NAME_PATTERN
 from training.recipe import Recipe
 from training.run_record import flat
 

@@ -19,8 +19,10 @@ from rich.console import Console
 from artifacts.bundle import Bundle
 from artifacts.devices import cuda_device_count
 from artifacts.errors import DataError
-from artifacts.manifest import NAME_PATTERN, DataInfo
+from artifacts.manifest import DataInfo
+from artifacts.shelves import NAME_PATTERN
 from artifacts.summary import describe_input
+from artifacts.terminal import busy
 from training.data import Dataset, load_dataset
 from training.interrupts import catch_interrupts
 from training.recipe import Recipe
@@ -110,7 +112,8 @@ def tune(
         tracker = stack.enter_context(tracking(track, console))
         # Before the data is read: what cannot be reached is said at once.
         storage = open_storage(plan.storage, plan.folder)
-        dataset = load_dataset(with_backbone_defaults(recipe).data)
+        with busy(console, "reading the data"):
+            dataset = load_dataset(with_backbone_defaults(recipe).data)
         if recipe.tune.folds > 1:
             check_folds(dataset, recipe.tune.folds)
         info = dataset.info()
@@ -211,7 +214,8 @@ def _search(
         return f"it has its {options.trials} trials already"
     with Workers(plan, min(processes[0], left), processes[1]) as workers:
         # The search has its time from here on.
-        workers.wait_until_ready()
+        with busy(console, "workers begin"):
+            workers.wait_until_ready()
         deadline = None if options.timeout_s is None else time.monotonic() + options.timeout_s
         with SearchDisplay(console, options.trials, deadline) as display:
             search = Search(plan, study, workers, options.trials, deadline, display, tracker)

@@ -1,0 +1,199 @@
+"""A bundle and a store on a terminal, as wide as it is; `artifacts.summary` has the plain lines.
+
+A reference is never cut or wrapped where it fits: people copy it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from artifacts import summary
+from artifacts.bundle import Bundle
+from artifacts.inputs import TableInput
+from artifacts.manifest import Estimate, Manifest, Metrics
+from artifacts.terminal import printable
+
+# What a narrow terminal does without, the least first.
+_DISPENSABLE = ("input", "labels", "log loss", "AUC", "95%", "created (UTC)")
+_MOST_COLUMNS = 40
+_MOST_LINES = 4
+_LONGEST_NAME, _LEAST = 32, 12
+_KEY = 10
+
+
+def print_list(console: Console, entries: list[dict[str, Any]]) -> None:
+    """The versions in a store, by `artifacts.facts.list_facts`, in as many columns as fit."""
+    for number in range(len(_DISPENSABLE) + 1):
+        table = _list_table(entries, _DISPENSABLE[:number])
+        if _fits(console, table):
+            console.print(table)
+            break
+    else:
+        for line in summary.list_lines([entry for entry in entries if "error" not in entry]):
+            console.print(Text(line), soft_wrap=True)
+    for entry in entries:
+        if "error" in entry:
+            line = f"{entry['reference']}  unreadable: {printable(entry['error'])}"
+            console.print(Text(line, style="red"), soft_wrap=True)
+    if any(entry["promoted"] for entry in entries):
+        console.print(Text("* promoted: the version that NAME alone stands for", style="dim"))
+
+
+def _list_table(entries: list[dict[str, Any]], without: tuple[str, ...]) -> Table:
+    cells: dict[str, Callable[[dict[str, Any]], str]] = {
+        "bundle": lambda entry: entry["reference"],
+        "created (UTC)": lambda entry: when(entry["created"]),
+        "test accuracy": lambda entry: _value(entry, "accuracy"),
+        "95%": lambda entry: _interval_of(entry, "accuracy"),
+        "AUC": lambda entry: _value(entry, "auc"),
+        "log loss": lambda entry: _value(entry, "log_loss"),
+        "labels": lambda entry: str(entry["labels"]),
+        "input": lambda entry: entry["input"].partition(":")[0],
+    }
+    shown = {name: cell for name, cell in cells.items() if name not in without}
+    table = _table("", *shown, right={"test accuracy", "AUC", "log loss", "labels"})
+    for entry in entries:
+        if "error" in entry:
+            continue
+        row = [Text(printable(cell(entry))) for cell in shown.values()]
+        row[0].stylize("bold" if entry["promoted"] else "")
+        table.add_row(Text("*" if entry["promoted"] else " ", style="green"), *row)
+    return table
+
+
+def _value(entry: dict[str, Any], figure: str) -> str:
+    found = entry["test"] and entry["test"].get(figure)
+    return f"{found['value']:.4f}" if found else ""
+
+
+def _interval_of(entry: dict[str, Any], figure: str) -> str:
+    found = entry["test"] and entry["test"].get(figure)
+    return f"[{found['low']:.3f}, {found['high']:.3f}]" if found else ""
+
+
+def print_bundle(console: Console, bundle: Bundle) -> None:
+    """What `artifacts.summary.summary_lines` says, as tables."""
+    manifest = bundle.manifest
+    console.print(Text(manifest.reference, style="bold"), soft_wrap=True)
+    about = {"created": f"{when(manifest.created)} UTC"}
+    _print_facts(
+        console,
+        [(what, about.get(what, text)) for what, text in summary.about(bundle) if what != "column"],
+    )
+    console.print()
+    print_metrics(console, manifest.metrics)
+    fit = summary.fit(manifest)
+    if fit:
+        console.print()
+        _print_facts(console, fit)
+    if isinstance(manifest.input, TableInput):
+        console.print()
+        _print_columns(console, manifest.input)
+    console.print()
+    console.print(_parity_table(manifest))
+    console.print()
+    console.print(_files_table(manifest))
+
+
+def _print_facts(console: Console, facts: summary.Facts) -> None:
+    width = max(20, console.width - _KEY - 2)
+    last = ""
+    for what, text in facts:
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(width=_KEY, no_wrap=True)
+        grid.add_column(overflow="fold")
+        label = Text("" if what == last else what, style="cyan")
+        if what == "path":
+            # To be copied: never broken into lines of its own.
+            console.print(label + Text(" " * (_KEY + 2 - len(what)) + text), soft_wrap=True)
+        else:
+            grid.add_row(label, Text(_cut(printable(text), width * _MOST_LINES)))
+            console.print(grid)
+        last = what
+
+
+def print_metrics(console: Console, metrics: Mapping[str, Metrics]) -> None:
+    """Each part's figures with 95% intervals: parts side by side, or below one another."""
+    beside = _table("[95%]", *(f"{part}, n = {m.rows}" for part, m in metrics.items()))
+    names = list(dict.fromkeys(name for m in metrics.values() for name in m.headline))
+    for name in names:
+        figures = [m.headline.get(name) for m in metrics.values()]
+        beside.add_row(name, *("" if f is None else _figure(f) for f in figures))
+    if _fits(console, beside):
+        console.print(beside)
+        return
+    below = _table("part", "rows", "figure", "95% interval", right={"rows"})
+    for part, found in metrics.items():
+        start = (part, str(found.rows))
+        for name, figure in found.headline.items():
+            below.add_row(*start, name, _figure(figure))
+            start = ("", "")
+    console.print(below)
+
+
+def _figure(figure: Estimate) -> Text:
+    return Text.assemble(f"{figure.value:.4f}", (f" [{figure.low:.3f}, {figure.high:.3f}]", "dim"))
+
+
+def _print_columns(console: Console, spec: TableInput) -> None:
+    rows = summary.column_rows(spec)
+    shown = rows[:_MOST_COLUMNS]
+    longest = min(_LONGEST_NAME, max(len(name) for name, *_ in shown))
+    left = max(_LEAST, console.width - longest - len("category") - len("answered") - 6)
+    table = _table("column", "type", "values", "missing")
+    for name, kind, values, missing in shown:
+        cells = _cut(printable(name), longest), kind, _cut(printable(values), left), missing
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    if more := len(rows) - len(shown):
+        console.print(Text(f"and {more} more; --json has them all", style="dim"))
+
+
+def _parity_table(manifest: Manifest) -> Table:
+    right = {"largest difference", "other labels", "answers"}
+    table = _table("parity", "largest difference", "other labels", "answers", right=right)
+    for file, parity in manifest.parity.items():
+        largest = f"{parity.max_abs_diff:.2g}"
+        table.add_row(file, largest, str(parity.label_disagreements), f"{parity.rows:,}")
+    return table
+
+
+def _files_table(manifest: Manifest) -> Table:
+    table = _table("file", "bytes", "sha256", right={"bytes"})
+    for file, info in sorted(manifest.files.items()):
+        table.add_row(file, f"{info.size:,}", Text(info.sha256[:16], style="dim"))
+    return table
+
+
+def _table(*headings: str, right: set[str] = frozenset()) -> Table:  # type: ignore[assignment]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="cyan")
+    for heading in headings:
+        table.add_column(
+            Text(heading), no_wrap=True, justify="right" if heading in right else "left"
+        )
+    return table
+
+
+def _fits(console: Console, table: Table) -> bool:
+    # Measured as wide as it would like to be, not as it is allowed to.
+    options = console.options.update(max_width=10_000)
+    return Measurement.get(console, options, table).maximum <= console.width
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 4].rstrip()} ..."
+
+
+def when(created: str) -> str:
+    """A manifest's time to the minute, in UTC; what is no time, as it stands."""
+    try:
+        return f"{datetime.fromisoformat(created).astimezone(UTC):%Y-%m-%d %H:%M}"
+    except ValueError:
+        return created
