@@ -30,8 +30,8 @@ class MlpNetwork(Frozen):
     The activations are those that ONNX Runtime computes bit for bit alike at every batch size on
     CPU (ELU, SELU and Mish differ in the last bit with a row's place in the batch).
 
-    hidden: the widths. activation: between layers. batch_norm: after each linear layer. dropout: the
-    share that is dropped while training. init: of the weights.
+    hidden: the widths. activation: between layers. batch_norm: after each linear layer.
+    dropout: the share that is dropped while training. init: of the weights.
     """
 
     kind: Literal["mlp"] = "mlp"
@@ -70,8 +70,8 @@ class CnnNetwork(Frozen):
     """Convolutional: for each of `channels` `depth` blocks of 3 x 3 convolution, batch norm and
     activation, the last of them with 2 x 2 max pooling; global pooling, dropout, a linear head.
 
-    channels: the widths. depth: blocks of each width. activation: of each block. pooling: the global
-    one. dropout: before the head.
+    channels: the widths. depth: blocks of each width. activation: of each block. pooling: the
+    global one. dropout: before the head.
     """
 
     kind: Literal["cnn"] = "cnn"

@@ -33,7 +33,7 @@ _BLOCK = re.compile(
     r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
     re.MULTILINE | re.DOTALL,
 )
-_NUMBER = re.compile(r"[0-9a-f]{12,}|\d[\d.,:+T-]*(?:e-?\d+)?")
+_NUMBER = re.compile(r"[0-9a-f]{12,}|\d(?:[\d.,:+T-]*\d)?(?:e-?\d+)?")
 _CONTINUED = re.compile(r"\\\n\s*")
 
 
@@ -61,7 +61,10 @@ class Block:
     @property
     def serves(self) -> bool:
         """Whether it stays up."""
-        return self.language == "sh" and re.search(r"(bentoml|parityline) serve", self.text) is not None
+        return (
+            self.language == "sh"
+            and re.search(r"(bentoml|parityline) serve", self.text) is not None
+        )
 
 
 def blocks(page: Path, language: str | None = None) -> list[Block]:

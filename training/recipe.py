@@ -74,10 +74,10 @@ class DataConfig(Frozen):
     limit: at most so many training rows, stratified. seed: of the split.
 
     columns: of a table, a column's type where the inferred one is not meant, or "drop".
-    min_count, max_categories: of a table, a text that fewer than min_count training rows have, or that is not
-    among the max_categories most frequent, is a rare one. missing: of a table, "reject" makes a
-    missing cell an error in columns that had none missing in training; "fill" answers it all the
-    same.
+    min_count, max_categories: of a table, a text that fewer than min_count training rows have, or
+    that is not among the max_categories most frequent, is a rare one.
+    missing: of a table, "reject" makes a missing cell an error in columns that had none missing in
+    training; "fill" answers it all the same.
 
     size: of pictures, [height, width], by default that which they have. channels: 1 for gray, 3 for
     RGB, by default those of the pictures. fit: what becomes of a picture of another size: "crop"
@@ -157,10 +157,11 @@ class TrainConfig(Frozen):
 
     epochs, batch_size: "auto" fits them to the number of rows, for tables: batches of 32 to 256,
     about 1,200 steps, 15 to 100 epochs.
-    optimizer: what moves the weights. "muon" is for the matrices of hidden linear layers, adamw then for the rest.
-    lr: the highest rate. momentum: of sgd (0.9 by default) and muon (0.95). nesterov: whether
-    momentum looks ahead, of sgd (off by default) and muon (on). beta2: of adam and adamw. weight_decay: decoupled but for sgd and
-    adam; not on norms and biases. clip_norm: the longest gradient, 0 for any.
+    optimizer: what moves the weights. "muon" is for the matrices of hidden linear layers, adamw
+    then for the rest. lr: the highest rate. momentum: of sgd (0.9 by default) and muon (0.95).
+    nesterov: whether momentum looks ahead, of sgd (off by default) and muon (on). beta2: of adam
+    and adamw. weight_decay: decoupled but for sgd and adam; not on norms and biases.
+    clip_norm: the longest gradient, 0 for any.
     rates: parts that learn at another rate, by patterns of their parameters' names ("0.*" = 0.1):
     multiples of it; where several match, all count. 0 leaves a part as it is.
     schedule: the rate over the run. "one-cycle" also moves the momentum (adam's beta1), from 0.95
@@ -173,7 +174,8 @@ class TrainConfig(Frozen):
     ema: each step the kept weights move to the trained ones by 1 - ema; 0 is off.
     label_smoothing: the share of a label that is spread over all of them.
     class_weight: "balanced" weighs a row by the inverse of its class's frequency.
-    precision: of the arithmetic. "auto" is bfloat16 for convolutions where the device computes it fast.
+    precision: of the arithmetic. "auto" is bfloat16 for convolutions where the device computes it
+    fast.
     accumulate: a step's rows go through the network in so many pieces, whose gradients add up: the
     same step with less memory. compile: torch.compile, which takes a minute and a compiler.
     seed: of the weights, the order of rows and everything drawn at random. device: "auto" is CUDA
