@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -50,8 +51,10 @@ def nginx(folder: Path, text: str, *, run: bool = True) -> Iterator[str]:
         for place in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     main = folder / "nginx.conf"
+    # Started by root its workers would be another user, to whom pytest's folders are closed.
+    user = "user root;" if os.geteuid() == 0 else ""
     main.write_text(
-        f"daemon off; pid {folder}/pid; error_log {folder}/error.log;\n"
+        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log;\n"
         f"events {{}}\nhttp {{ access_log {folder}/access.log;\n{places}{text}\n}}\n"
     )
     command = ["/usr/sbin/nginx", "-c", str(main), "-e", str(folder / "error.log")]

@@ -75,8 +75,8 @@ def _sections() -> list[str]:
             lines += [
                 "## [model]",
                 "",
-                "The network, by its `kind`, `mlp` by default. What a network is made of goes into the manifest; "
-                "size of the input and number of labels are the data's.",
+                "The network, by its `kind`, `mlp` by default. What a network is made of goes into "
+                "the manifest; size of the input and number of labels are the data's.",
                 "",
             ]
             continue
