@@ -245,7 +245,8 @@ class ExportConfig(Frozen):
 class Recipe(Frozen):
     """A whole recipe.
 
-    name: of the bundles that it makes. summary: its line in `parityline recipes`.
+    name: of the bundles that it makes: letters, digits, dots, dashes and underscores, at most 64.
+    summary: its line in `parityline recipes`.
     """
 
     name: str = Field(pattern=NAME_PATTERN)

@@ -174,6 +174,4 @@ def _single(schema: dict[str, Any], definitions: dict[str, Any]) -> tuple[str, s
         for bound, sign in bounds.items()
         if bound in schema
     )
-    if "pattern" in schema:
-        span = code(schema["pattern"])
     return _TYPES.get(str(kind), ""), span.replace("<", "&lt;")
