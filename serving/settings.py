@@ -21,7 +21,8 @@ class Settings:
 
     bundle: a path, NAME@VERSION, or NAME, its promoted version; the store's only name by default.
     backend: what runs the model: onnx, torchscript, export or eager.
-    device: where it runs: cpu, cuda, or auto, which is CUDA where there is one; never a silent fallback.
+    device: where it runs: cpu, cuda, or auto, which is CUDA where there is one; never a silent
+    fallback.
     workers: processes; by default one for each core, on CUDA one for each device.
     max_body_bytes: of one request, also after inflating. max_rows: of one request; fewer where rows
     are large. max_pixels: of all encoded pictures of one request together, or of what resizing
