@@ -30,16 +30,20 @@ README = ROOT / "README.md"
 
 _BLOCK = re.compile(
     r"(?:^<!-- test: (?P<note>.*?) -->\n)?"
-    r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
+    r'^```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
     re.MULTILINE | re.DOTALL,
 )
 _NUMBER = re.compile(r"[0-9a-f]{12,}|\d(?:[\d.,:+T-]*\d)?(?:e-?\d+)?")
+_COMMENT = re.compile(r"(?m)(?:^|[ \t]+)# .*$")
 _CONTINUED = re.compile(r"\\\n\s*")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page. note: what its comment says, or ""."""
+    """A fenced block of a page. language: "" where it names none; such a block is not run.
+
+    note: what its comment says, or "".
+    """
 
     page: Path
     line: int
@@ -51,7 +55,8 @@ class Block:
     @property
     def place(self) -> str:
         """For messages."""
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
+        shown = self.page.relative_to(ROOT) if self.page.is_relative_to(ROOT) else self.page
+        return f"{shown}:{self.line}"
 
     @property
     def skipped(self) -> bool:
@@ -81,7 +86,9 @@ def blocks(page: Path, language: str | None = None) -> list[Block]:
         )
         for match in _BLOCK.finditer(text)
     ]
-    assert len(re.findall(r"^```\w", text, re.MULTILINE)) == len(found), f"{page}: a block is open"
+    assert len(re.findall(r"^```", text, re.MULTILINE)) == 2 * len(found), (
+        f"{page}: a block is open"
+    )
     return [block for block in found if language in (None, block.language)]
 
 
@@ -208,9 +215,11 @@ def _shape(line: str) -> str:
 
 def commands(text: str) -> Iterator[list[str]]:
     """The simple commands of shell text, as words, without variables and redirections."""
-    lexer = shlex.shlex(_CONTINUED.sub(" ", text), posix=True, punctuation_chars="();&|\n")
+    text = _COMMENT.sub("", _CONTINUED.sub(" ", text))
+    lexer = shlex.shlex(text, posix=True, punctuation_chars="();&|\n")
     lexer.whitespace = " \t\r"
     lexer.whitespace_split = True
+    lexer.commenters = ""
     words: list[str] = []
     for word in [*lexer, ";"]:
         if set(word) <= set("();&|\n"):

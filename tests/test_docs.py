@@ -61,23 +61,25 @@ def parse(words: list[str]) -> dict[str, Any]:
 
 
 def written_commands(page: Path) -> list[tuple[str, list[str]]]:
-    """Each command of ours in blocks and in the text, with its place; not those of reference."""
-    found = [
-        (block.place, words)
+    """Each command of ours in a page's blocks and in its text, with its place."""
+    written = [
+        (block.place, block.text)
         for block in blocks(page)
-        if block.language in ("sh", "text") or not block.title
-        for words in commands(block.text if block.language == "sh" else "")
+        if block.language == "sh" or re.match(r"(parityline|torchrun) ", block.text)
     ]
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    for inline in re.findall(r"`([^`]+)`", text):
-        if re.match(r"parityline [a-z]+ |torchrun ", inline):
-            found += [(f"{name(page)}: {inline}", words) for words in commands(inline)]
+    written += [
+        (f"{name(page)}: {inline}", inline)
+        for inline in re.findall(r"`([^`]+)`", text)
+        if re.match(r"parityline [a-z]+ |torchrun ", inline)
+    ]
     ours = []
-    for place, words in found:
-        if "-m" in words and words[words.index("-m") + 1] == "training":
-            ours.append((place, ["parityline", "train", *words[words.index("-m") + 2 :]]))
-        elif words[0] == "parityline":
-            ours.append((place, words))
+    for place, typed in written:
+        for words in commands(typed):
+            if words[0] == "torchrun":
+                words = ["parityline", "train", *words[words.index("training") + 1 :]]
+            if words[0] == "parityline":
+                ours.append((place, words))
     return ours
 
 
@@ -155,20 +157,29 @@ def test_shown_output_is_compared_by_its_shape() -> None:
     assert not_shown("released: iris@...\ndata: ...", actual) == "data: ..."
 
 
-def test_a_page_whose_command_fails_or_prints_something_else_fails(tmp_path: Path) -> None:
-    page = ROOT / "docs" / "pages" / "index.md"
-    folder = tmp_path / "typed"
-    for text in (
+@pytest.mark.parametrize(
+    "text",
+    [
         "```sh\nfalse\n```\n",
         "<!-- test: fails -->\n```sh\ntrue\n```\n",
         "```sh\necho one\n```\n\n```text\ntwo\n```\n",
         "```python\nx = 1\n```\n\n<!-- test: goes on -->\n```python\nassert x == 2\n```\n",
-    ):
-        folder.mkdir(exist_ok=True)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Path, "read_text", lambda *_, text=text, **__: text)
-            with pytest.raises(AssertionError, match=name(page)):
-                run_page(page, folder)
+    ],
+)
+def test_a_page_whose_command_fails_or_prints_something_else_fails(
+    tmp_path: Path, text: str
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(AssertionError, match=re.escape(f"{page}:")):
+        run_page(page, tmp_path)
+
+
+def test_a_block_that_is_not_closed_is_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```sh\ntrue\n")
+    with pytest.raises(AssertionError, match="open"):
+        blocks(page)
 
 
 # The reference says all there is to say.
