@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import psutil
 
 from benchmarks.results import machine, write
 from tests.conftest import free_port
@@ -149,6 +150,7 @@ def main() -> None:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         pages = [clone / "README.md", clone / "docs" / "pages" / "tutorial.md"]
         words = [len(page.read_text().split()) for page in pages]
+        busy = psutil.cpu_percent(interval=2)
         newcomer = Newcomer(clone, folder)
         _readme(newcomer)
         first = sum(seconds for _, seconds in newcomer.steps)
@@ -160,7 +162,7 @@ def main() -> None:
     write(
         TITLE,
         [
-            machine(),
+            f"{machine()} Cores busy just before: {busy:.0f}%.",
             "",
             "What README and the tutorial say, typed in a fresh clone; n = 1.",
             "",
