@@ -453,6 +453,9 @@ def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 1."""
     # BentoML tells its makers of what it is used for, unless this says no.
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    # torch's threads would spin while they wait for each other: on cores that others use too, a
+    # small network trains several times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except Stopped as stopped:
