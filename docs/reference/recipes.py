@@ -170,7 +170,7 @@ def _single(schema: dict[str, Any], definitions: dict[str, Any]) -> tuple[str, s
         return f"table of {_many(inner)}" if inner else "table", span
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     span = ", ".join(
-        f"{sign} {schema[bound]:g}" if schema[bound] < 2**53 else f"{sign} 2^63"
+        f"{sign}\u00a0{schema[bound]:g}" if schema[bound] < 2**53 else f"{sign}\u00a02^63"
         for bound, sign in bounds.items()
         if bound in schema
     )
