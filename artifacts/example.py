@@ -30,6 +30,6 @@ def curl_line(manifest: Manifest, golden: Golden, url: str, *, with_token: bool 
     body = json.dumps({"instances": [example_instance(manifest, golden)]})
     kind = "-H 'Content-Type: application/json'"
     line = f"curl {url}/predict{token} {kind} -d {shlex.quote(body)}"
-    if len(line) > _LONGEST_LINE:
+    if isinstance(manifest.input, ImageInput) and len(line) > _LONGEST_LINE:
         return f"curl {url}/predict/image{token} --data-binary @PICTURE.jpg"
     return line

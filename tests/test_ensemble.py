@@ -30,7 +30,8 @@ from artifacts.predictor import open_bundle
 from artifacts.preprocess import Preprocess
 from artifacts.steps import Step
 from artifacts.summary import summary_lines
-from serving.page import render_page
+from serving.page import Page
+from serving.settings import Settings
 from tests.models import (
     BGR_STEPS,
     MIXED,
@@ -177,10 +178,8 @@ def test_an_ensemble_is_shown_served_and_scored_as_any_model(
     assert any(what in line for line in summary_lines(digits_bundle))
     assert what in digits_bundle.read("report.html").decode()
     predictor = open_bundle(str(digits_bundle.path), device="cpu")
-    page = render_page(
-        digits_bundle.manifest, predictor.golden, "cpu", "http://here", with_token=False
-    )
-    assert what in page
+    page = Page(predictor, Settings(), max_rows=1).render("http://here")
+    assert what in page.decode()
     raw = digits_study.dataset.test.raw[:40]
     np.savez(tmp_path / "rows.npz", images=raw)
     score_file(predictor, tmp_path / "rows.npz", tmp_path / "out", batch_size=16)

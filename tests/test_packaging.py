@@ -20,6 +20,8 @@ def test_the_wheel_holds_the_three_rooms_and_no_bundle(tmp_path: Path) -> None:
         "artifacts/manifest.py",
         "training/recipes/digits.toml",
         "serving/service.py",
+        "serving/page/static/page.html",
+        "serving/page/static/page.js",
     ):
         assert name in names
     top = {name.split("/")[0] for name in names}
