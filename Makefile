@@ -1,5 +1,6 @@
 # make serve: set up, train the default classifier, serve it on port 3000.
 # make test:  set up, run the tests (what CI runs).
+# make docs:  set up, build the documentation into site/.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -9,7 +10,7 @@ READY := .venv/.ready
 UV_VERSION := $(shell sed -n 's/^uv==\([^ ;]*\).*/\1/p' requirements.lock)
 export UV_HTTP_TIMEOUT ?= 300
 
-.PHONY: setup serve test lint lock clean
+.PHONY: setup serve test docs lint lock clean
 
 setup: $(READY)
 
@@ -32,6 +33,12 @@ test: export PYTHONDONTWRITEBYTECODE :=
 test: lint
 	$(BIN)/python -m pytest
 
+# The note that it would print is about a later mkdocs than the lock's.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml
+	@echo "site/index.html"
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,4 +60,4 @@ lock:
 		pyproject.toml -o serving/requirements-torch.lock
 
 clean:
-	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv dist site .pytest_cache .mypy_cache .ruff_cache

@@ -15,7 +15,10 @@ _Width = Annotated[int, Field(ge=1, le=65536)]
 
 
 class LinearNetwork(Frozen):
-    """Logistic regression: one linear layer."""
+    """Logistic regression, one linear layer.
+
+    init: of the weights.
+    """
 
     kind: Literal["linear"] = "linear"
     init: Literal["kaiming", "xavier"] = "xavier"
@@ -26,6 +29,9 @@ class MlpNetwork(Frozen):
 
     The activations are those that ONNX Runtime computes bit for bit alike at every batch size on
     CPU (ELU, SELU and Mish differ in the last bit with a row's place in the batch).
+
+    hidden: the widths. activation: between layers. batch_norm: after each linear layer.
+    dropout: the share that is dropped while training. init: of the weights.
     """
 
     kind: Literal["mlp"] = "mlp"
@@ -43,8 +49,11 @@ class TableNetwork(Frozen):
     few inputs of its own. Then for each width in `hidden` a linear layer whose input and output
     are scaled for each member, activation, dropout (TabM, Gorishniy et al. 2024, arXiv
     2410.24210); each member is trained on its own loss, the answer is their mean logit.
-    bins, embedding: of each number. category_dropout: how often a category is hidden while
-    training, so that one never seen has an answer that was learnt.
+
+    hidden: the widths. members: how many networks share the weights. bins: at most so many of each
+    number. embedding: inputs of each number. activation: between layers. dropout: the share that is
+    dropped while training. category_dropout: how often a category is hidden while training, so that
+    one never seen has an answer that was learnt.
     """
 
     kind: Literal["table"] = "table"
@@ -60,6 +69,9 @@ class TableNetwork(Frozen):
 class CnnNetwork(Frozen):
     """Convolutional: for each of `channels` `depth` blocks of 3 x 3 convolution, batch norm and
     activation, the last of them with 2 x 2 max pooling; global pooling, dropout, a linear head.
+
+    channels: the widths. depth: blocks of each width. activation: of each block. pooling: the
+    global one. dropout: before the head.
     """
 
     kind: Literal["cnn"] = "cnn"
@@ -76,6 +88,9 @@ class ResnetNetwork(Frozen):
     dropout, a linear head. A block is 3 x 3 convolution, batch norm, activation.
 
     After David Page's ResNet-9 (https://myrtle.ai/learn/how-to-train-your-resnet/).
+
+    channels: the widths, of at least two stages. pairs: residual pairs of each stage after the
+    first. activation: of each block. dropout: before the head.
     """
 
     kind: Literal["resnet"] = "resnet"
@@ -128,6 +143,8 @@ class EnsembleNetwork(Frozen):
     """Several networks of the other kinds, each with weights of its own: their mean logit.
 
     They all take the same preprocessed input, so table networks must ask for as many bins.
+
+    members: 2 to 16 networks, each as a table with its kind and keys.
     """
 
     kind: Literal["ensemble"] = "ensemble"

@@ -17,18 +17,24 @@ PREFIX = "PARITYLINE_"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """bundle: a reference, or None for the store's only name.
+    """Seconds, milliseconds, bytes, as the names say.
 
-    workers: processes; None: one for each core, on CUDA one for each device.
-    max_body_bytes (also after inflating), max_rows and max_pixels (of all pictures together): of
-    one request. max_queue_rows and max_queue_bytes: of all that a worker holds.
-    max_batch_size, max_queue_ms: 0 for what suits the model's measured pace.
-    max_delay_ms: how long a request waits for others while the model is free.
-    read_timeout_s: for a request's headers, and for a body that comes at less than 16 KiB/s.
-    request_timeout_s: for its answer. keep_alive_s: for the next one.
+    bundle: a path, NAME@VERSION, or NAME, its promoted version; the store's only name by default.
+    backend: what runs the model: onnx, torchscript, export or eager.
+    device: where it runs: cpu, cuda, or auto, which is CUDA where there is one; never a silent
+    fallback.
+    workers: processes; by default one for each core, on CUDA one for each device.
+    max_body_bytes: of one request, also after inflating. max_rows: of one request; fewer where rows
+    are large. max_pixels: of all encoded pictures of one request together, or of what resizing
+    makes of them where that is more. max_queue_rows, max_queue_bytes: of all that a worker holds.
+    max_connections: of a worker. max_batch_size: rows at a time through the model; 0 for what suits
+    its measured pace. max_queue_ms: a request that would wait longer is refused; 0 for what suits
+    the model's measured pace. max_delay_ms: how long a request waits for others while the model is
+    free. read_timeout_s: for a request's headers, and for a body that comes at less than 16 KiB/s.
+    request_timeout_s: for its answer. keep_alive_s: for the next request on a connection.
     grace_s: from SIGTERM, when /readyz begins to say no, until connections are refused.
     watch_s: how often the promoted version is looked up; 0: only on SIGHUP.
-    tokens: a file of bearer tokens, one a line.
+    tokens: a file of bearer tokens, one a line, read again when it changes.
     """
 
     bundle: str | None = None

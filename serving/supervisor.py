@@ -17,6 +17,7 @@ import contextlib
 import ipaddress
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.devices import cuda_device_count, one_cuda_device
-from artifacts.errors import ParitylineError
+from artifacts.errors import DataError, ParitylineError
 from serving.rundir import VARIABLE, Orders, RunDirectory
 from serving.selfcheck import resolved
 from serving.settings import PREFIX, Settings, describe, read_settings
@@ -66,10 +67,11 @@ def supervise(parameters: Mapping[str, Any]) -> None:
     try:
         settings = read_settings()
         path = resolved(settings)
+        host, port = _address(parameters)
+        _check_address(host, port)
     except ParitylineError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
-    host, port = _address(parameters)
     shown = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104
     shown = f"[{shown}]" if ":" in shown else shown
     if not _checked(path, f"http://{shown}:{port}"):
@@ -246,6 +248,18 @@ def _address(parameters: Mapping[str, Any]) -> tuple[str, int]:
     host = parameters.get("host") or BentoMLContainer.http.host.get()
     port = parameters.get("port") or BentoMLContainer.http.port.get()
     return str(host), int(port)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raise DataError where nobody can listen: circus would end in a traceback, after the check."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"port {port} of {host}: expected one that is free (--port), found: {reason}"
+        ) from error
 
 
 def _call_nobody() -> None:

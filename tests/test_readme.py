@@ -3,87 +3,39 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 
 from tests.conftest import ROOT, Server, free_port, wait_until_ready
+from tests.documented import README, blocks, environment, run_page
 from training.recipe import load_recipe
-
-BIN = Path(sys.executable).parent
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-
-
-def environment(folder: Path) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "PARITYLINE_STORE": str(folder / "store"),
-        "BENTOML_DO_NOT_TRACK": "true",
-    }
 
 
 def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path) -> None:
-    shell = [block for block in blocks("sh") if not block.startswith("make ")]
-    assert [block.startswith("make ") for block in blocks("sh")] == [True, True] + [False] * len(
-        shell
-    )
     # `bentoml serve` takes the service from the bentofile of the working directory.
     for name in ("bentofile.yaml", "serving", "artifacts"):
         (tmp_path / name).symlink_to(ROOT / name)
-    port = free_port()
-    server: Server | None = None
-    outputs = []
-    try:
-        for block in shell:
-            block = block.replace("localhost:3000", f"127.0.0.1:{port}").replace("3000", str(port))
-            if "bentoml serve" not in block:
-                done = subprocess.run(
-                    ["bash", "-euc", block], cwd=tmp_path, env=environment(tmp_path),
-                    capture_output=True, text=True, timeout=200,
-                )  # fmt: skip
-                assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-                outputs.append(done.stdout)
-                continue
-            log = tmp_path / "server.log"
-            with log.open("w") as output:
-                process = subprocess.Popen(
-                    ["bash", "-euc", f"exec env {block.strip()}"], cwd=tmp_path,
-                    env=environment(tmp_path), stdout=output, stderr=subprocess.STDOUT, text=True,
-                )  # fmt: skip
-            server = Server(f"http://127.0.0.1:{port}", process, log)
-            wait_until_ready(server)
-        trained, table, asked, scored = outputs
-        assert "promoted: wine" in table and "alcohol" in table and "cultivar" not in table
-        assert "promoted: mine" in trained and "golden rows agree" in trained
-        assert '"label":"0"' in asked and '"model":"mine@' in asked
-        assert "1797 rows in, 1797 scored, 0 rejected" in scored
-        for block, printed in zip(blocks("python"), ("(256, 10)", "1797 answered"), strict=True):
-            block = block.replace("localhost:3000", f"127.0.0.1:{port}")
-            done = subprocess.run(
-                [sys.executable, "-c", block], cwd=tmp_path, env=environment(tmp_path),
-                capture_output=True, text=True,
-            )  # fmt: skip
-            assert done.returncode == 0 and printed in done.stdout, done.stderr
-    finally:
-        if server is not None:
-            server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(timeout=60) == 0
+    printed = run_page(README, tmp_path, tmp_path / "store")
+    assert "promoted: mine" in printed and "golden rows agree" in printed
+    assert "promoted: wine" in printed and "alcohol" in printed
+    assert '"label":"0"' in printed and '"model":"mine@' in printed
+    assert "(256, 10)" in printed
+    assert "1797 rows in, 1797 scored, 0 rejected" in printed and "1797 answered" in printed
+
+
+def test_only_the_two_commands_of_make_are_left_out() -> None:
+    left_out = [block.text for block in blocks(README, "sh") if block.skipped]
+    assert left_out == ["make serve\n", "make test\n"]
 
 
 def test_the_recipes_of_the_readme_are_some(tmp_path: Path) -> None:
     recipes = []
-    for number, block in enumerate(blocks("toml")):
+    for number, block in enumerate(blocks(README, "toml")):
         file = tmp_path / f"recipe-{number}.toml"
-        file.write_text(block)
+        file.write_text(block.text)
         recipes.append(load_recipe(str(file)))
     own, tuned = recipes
     assert own.transfer.freeze_epochs == 4 and own.data.pixels is not None
@@ -95,7 +47,7 @@ def test_make_serve_trains_serves_and_prints_a_curl_line_that_works(tmp_path: Pa
     log = tmp_path / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            ["make", "serve", f"PORT={port}"], cwd=ROOT, env=environment(tmp_path),
+            ["make", "serve", f"PORT={port}"], cwd=ROOT, env=environment(tmp_path / "store"),
             stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
     server = Server(f"http://127.0.0.1:{port}", process, log)

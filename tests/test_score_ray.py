@@ -155,3 +155,20 @@ def test_what_goes_wrong_on_the_cluster_is_said(
 
     with pytest.raises(DataError, match="cannot be written"):
         score(digits, [str(pictures)], tmp_path / "out", Options(workers=2), engine=engine)
+
+
+def test_without_an_address_it_starts_a_ray_of_its_own_beside_any_other(
+    digits: Predictor, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    def init(**given: object) -> None:
+        asked.update(given)
+        raise ConnectionError("enough seen")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    # None would be whatever Ray runs on this machine, or $RAY_ADDRESS, with its own count of CPUs.
+    with pytest.raises(DataError, match="enough seen"):
+        score(digits, [str(pictures)], tmp_path / "own", Options(workers=1), engine=ray_engine())
+    assert asked["address"] == "local" and asked["num_cpus"] == 1

@@ -17,7 +17,7 @@ from artifacts.predictor import Predictor
 from artifacts.references import resolve
 from serving.supervisor import supervise
 from tests.answers import Serve, probabilities_in
-from tests.conftest import start_server, stop_server, wait_until_ready
+from tests.conftest import free_port, start_server, stop_server, wait_until_ready
 
 Refused = Callable[..., str]
 
@@ -30,7 +30,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         for name, value in {"PARITYLINE_DEVICE": "cpu", **environment}.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(SystemExit) as stop:
-            supervise({})
+            supervise({"port": free_port()})
         assert stop.value.code == 1
         said = capfd.readouterr().err
         assert said.startswith("error: ") and said.count("\n") == 1

@@ -48,9 +48,11 @@ ColumnType = Literal["number", "boolean", "category", "date", "drop"]
 class PixelsConfig(Frozen):
     """[data.pixels]: how pixels become network input, for weights that expect it so.
 
-    pixel * factor, in the channels' order, minus mean, by std; mean and std have one value for
-    each channel, in that order. Without this section they are computed on the training part, or
-    are those that torchvision's weights were trained with.
+    pixel * factor, in the channels' order, minus mean, by std. Without this section mean and std
+    are computed on the training part, or are those that torchvision's weights were trained with.
+
+    order: of the channels. factor: what a pixel of 0 to 255 is multiplied by.
+    mean, std: one value for each channel, in that order.
     """
 
     order: Literal["rgb", "bgr"] = "rgb"
@@ -62,23 +64,28 @@ class PixelsConfig(Frozen):
 class DataConfig(Frozen):
     """[data]: where labelled rows come from and how they are split.
 
+    source: a set by its name, or "table" or "images" for your own.
     path: the file or folder that holds the set; for the downloaded ones, by default `data` under
     the working directory. target: the label's column of a table.
     test_path: a table of its own for the test part.
     val_fraction: of all rows, or of the training part where the set has a test part of its own;
     unused where the set has a validation part of its own.
     test_fraction: of all rows; unused where the set has a test part of its own.
-    limit: at most so many training rows, stratified.
+    limit: at most so many training rows, stratified. seed: of the split.
 
-    Tables: columns says a column's type where the inferred one is not meant, or "drop".
-    A text that fewer than min_count training rows have, or that is not among the max_categories
-    most frequent, is a rare one. missing: "reject" makes a missing cell an error in columns that
-    had none missing in training; "fill" answers it all the same.
+    columns: of a table, a column's type where the inferred one is not meant, or "drop".
+    min_count, max_categories: of a table, a text that fewer than min_count training rows have, or
+    that is not among the max_categories most frequent, is a rare one.
+    missing: of a table, "reject" makes a missing cell an error in columns that had none missing in
+    training; "fill" answers it all the same.
 
-    Images: size [height, width] and channels, by default those of the pictures; fit and resize as
-    in `ImageInput`. skip_bad: leave out pictures that cannot be read. memory_mb: sets whose pixels
-    take more are decoded anew in each epoch, by `workers` processes; by default half of the
-    machine's memory, and one process for each core.
+    size: of pictures, [height, width], by default that which they have. channels: 1 for gray, 3 for
+    RGB, by default those of the pictures. fit: what becomes of a picture of another size: "crop"
+    resizes the shorter side and cuts the middle out, "stretch" resizes both sides. resize: for
+    "crop", the length that the shorter side gets; without it, just what is cut out.
+    interpolation: of the resizing. skip_bad: leave out pictures that cannot be read.
+    memory_mb, workers: sets whose pixels take more than memory_mb are decoded anew in each epoch,
+    by so many processes; by default half of the machine's memory, and one process for each core.
     """
 
     source: Source
@@ -107,12 +114,12 @@ class DataConfig(Frozen):
 class AugmentConfig(Frozen):
     """[train.augment]: pictures changed at random while training; nothing by default.
 
-    flip: left to right, half of them. crop: moved by up to so many pixels, what comes in is
-    `pad`: the picture mirrored, or black. rotate: degrees, shift and zoom: shares of the size,
-    each up to so much. colour: brightness, contrast and saturation by up to this share.
-    cutout: a square of so many pixels becomes the mean. mixup, cutmix: their Beta(a, a)
-    (Zhang et al. 2018; Yun et al. 2019); where both are set, either one for each batch.
-    mixup alone is for tables too.
+    flip: left to right, half of them. crop: moved by up to so many pixels. pad: what comes in
+    there, the picture mirrored, or black. rotate: by up to so many degrees. shift, zoom: by up to
+    this share of the size. colour: brightness, contrast and saturation by up to this share.
+    cutout: a square of so many pixels a side becomes the mean. mixup, cutmix: a of their Beta(a, a)
+    (Zhang et al. 2018, Yun et al. 2019); where both are set, either one for each batch; mixup alone
+    is for tables too.
     """
 
     flip: bool = False
@@ -150,26 +157,30 @@ class TrainConfig(Frozen):
 
     epochs, batch_size: "auto" fits them to the number of rows, for tables: batches of 32 to 256,
     about 1,200 steps, 15 to 100 epochs.
-    optimizer: "muon" is for the matrices of hidden linear layers, adamw then for the rest.
-    lr: the highest rate. momentum: of sgd (0.9 by default) and muon (0.95). nesterov: of sgd (off
-    by default) and muon (on). beta2: of adam and adamw. weight_decay: decoupled but for sgd and
-    adam; not on norms and biases. clip_norm: the longest gradient, 0 for any.
+    optimizer: what moves the weights. "muon" is for the matrices of hidden linear layers, adamw
+    then for the rest. lr: the highest rate. momentum: of sgd (0.9 by default) and muon (0.95).
+    nesterov: whether momentum looks ahead, of sgd (off by default) and muon (on). beta2: of adam
+    and adamw. weight_decay: decoupled but for sgd and adam; not on norms and biases.
+    clip_norm: the longest gradient, 0 for any.
     rates: parts that learn at another rate, by patterns of their parameters' names ("0.*" = 0.1):
     multiples of it; where several match, all count. 0 leaves a part as it is.
     schedule: the rate over the run. "one-cycle" also moves the momentum (adam's beta1), from 0.95
-    to 0.85 and back. "plateau" multiplies the rate by plateau_factor after more than
-    plateau_patience epochs without a better validation figure.
+    to 0.85 and back. plateau_factor, plateau_patience: "plateau" multiplies the rate by
+    plateau_factor after more than plateau_patience epochs without a better validation figure.
     warmup: epochs of linear warm-up, fractions allowed; of one-cycle the epochs of its rise, by
     default 0.3 of all. patience: epochs without a better validation figure before stopping, 0 for
-    never. monitor: which figure, and keep: whether the weights of its best epoch are kept or those
-    of the last.
+    never. monitor: which figure of the validation part that is. keep: whether the weights of its
+    best epoch are kept or those of the last.
     ema: each step the kept weights move to the trained ones by 1 - ema; 0 is off.
     label_smoothing: the share of a label that is spread over all of them.
     class_weight: "balanced" weighs a row by the inverse of its class's frequency.
-    precision: "auto" is bfloat16 for convolutions where the device computes it fast.
+    precision: of the arithmetic. "auto" is bfloat16 for convolutions where the device computes it
+    fast.
     accumulate: a step's rows go through the network in so many pieces, whose gradients add up: the
     same step with less memory. compile: torch.compile, which takes a minute and a compiler.
-    threads: torch's CPU threads, its own choice without one.
+    seed: of the weights, the order of rows and everything drawn at random. device: "auto" is CUDA
+    where there is one, which is always said. threads: torch's CPU threads, its own choice without
+    one.
     """
 
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = 30
@@ -232,7 +243,11 @@ class ExportConfig(Frozen):
 
 
 class Recipe(Frozen):
-    """A whole recipe; `summary` is its line in `parityline recipes`."""
+    """A whole recipe.
+
+    name: of the bundles that it makes: letters, digits, dots, dashes and underscores, at most 64.
+    summary: its line in `parityline recipes`.
+    """
 
     name: str = Field(pattern=NAME_PATTERN)
     summary: str = ""

@@ -60,7 +60,7 @@ def ray_engine(address: str | None = None) -> Callable[..., None]:
         )
         try:
             ray.init(
-                address=address, ignore_reinit_error=True, log_to_driver=False,
+                address=address or "local", ignore_reinit_error=True, log_to_driver=False,
                 logging_level=logging.ERROR, **local,
             )  # fmt: skip
         except (ConnectionError, RuntimeError, ValueError) as error:

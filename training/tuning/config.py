@@ -25,7 +25,8 @@ When = dict[str, Annotated[tuple[Any, ...], Field(min_length=1), BeforeValidator
 class Range(Frozen):
     """Numbers from low to high, both included; whole ones where the recipe's key takes these.
 
-    step: only low, low + step, low + 2 step ...; log: evenly by their logarithm.
+    low, high: the smallest and the largest. step: only low, low + step, low + 2 step ...
+    log: evenly by their logarithm.
     length: the key is a list of so many of them, from the first to the second number.
     when: the key is set only where all of these have one of these values; the recipe's own
     value stays otherwise.
@@ -60,7 +61,10 @@ class Range(Frozen):
 
 
 class Choices(Frozen):
-    """One of these values; a bare list in a recipe is this too. when: as in `Range`."""
+    """One of these values; a bare list in a recipe is this too.
+
+    choices: the values. when: as in a range.
+    """
 
     choices: tuple[Any, ...]
     when: When = Field(default_factory=dict)
