@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +24,13 @@ import numpy as np
 import pydantic
 
 from artifacts.errors import BundleError
+from artifacts.evidence import MAX_EVIDENCE_BYTES, Evidence, decode_evidence
+from artifacts.gate_report import GateReport, decode_gate_report
 from artifacts.manifest import (
+    EVIDENCE,
     GOLDEN,
+    PARITY,
+    REPORT,
     REQUIRED_FILES,
     SCHEMA_VERSION,
     VERSION_LENGTH,
@@ -87,6 +92,29 @@ class Bundle:
             raise BundleError(f"{self.path}: {problem}")
         return data
 
+    def evidence(self) -> Evidence | None:
+        """What the release found out beyond the metrics; None in a bundle that has none.
+
+        Raises BundleError where it is too large, not what it should be, or not of this model.
+        """
+        if EVIDENCE not in self.manifest.files:
+            return None
+        file = self.path / EVIDENCE
+        size = self.manifest.files[EVIDENCE].size
+        if size > MAX_EVIDENCE_BYTES:
+            raise BundleError(f"{file}: expected at most {MAX_EVIDENCE_BYTES} bytes, found {size}")
+        try:
+            return decode_evidence(self.read(EVIDENCE), self.manifest)
+        except ValueError as error:
+            raise BundleError(f"{file}: {error}") from error
+
+    def parity(self) -> GateReport:
+        """What the gate found. Raises BundleError where it is not what it should be."""
+        try:
+            return decode_gate_report(self.read(PARITY))
+        except ValueError as error:
+            raise BundleError(f"{self.path / PARITY}: {error}") from error
+
     def golden(self) -> Golden:
         """The held-out rows that every backend must answer as eager did.
 
@@ -129,20 +157,30 @@ class Bundle:
         return golden
 
 
-def write_bundle(store: Path, draft: Manifest, files: Mapping[str, bytes]) -> Bundle:
+def write_bundle(
+    store: Path,
+    draft: Manifest,
+    files: Mapping[str, bytes],
+    report: Callable[[Manifest], bytes] | None = None,
+) -> Bundle:
     """Release `files` under `store/NAME/VERSION` and return the bundle, read back.
 
     draft: a manifest without version, content hash and file digests, which are filled in here.
-    A bundle with the same content that is there already is verified and returned as it is.
+    report: makes report.html, which the version does not cover, of the manifest as it then is.
+    A bundle with the same content that is there already is verified and returned as it is, with
+    the time, the speeds and so the report of its own release.
     Raises BundleError when the disk refuses; nothing is left behind then.
     """
     assert set(REQUIRED_FILES) <= set(files), sorted(files)
     content = draft.model_dump(mode="json")
-    content["files"] = {
-        name: {"size": len(data), "sha256": _sha256(data)} for name, data in files.items()
-    }
+    content["files"] = {name: _file_info(data) for name, data in files.items()}
     content["content_sha256"] = content_sha256(content)
     content["version"] = content["content_sha256"][:VERSION_LENGTH]
+    if report is not None:
+        assert REPORT not in files
+        page = report(Manifest.model_validate(content))
+        files = {**files, REPORT: page}
+        content["files"][REPORT] = _file_info(page)
     text = json.dumps(content, indent=2) + "\n"
     return _release(store, draft.name, content["content_sha256"], files, text.encode())
 
@@ -151,7 +189,7 @@ def copy_bundle(bundle: Bundle, store: Path) -> Bundle:
     """The same bundle under `store/NAME/VERSION`, byte for byte, read back.
 
     Every byte is verified before the copy appears. What is there already is verified and returned
-    as it is. Raises BundleError when the bundle changes meanwhile or the disk refuses; nothing is
+    as it is, though its report may be of another run that gave the same version. Raises BundleError when the bundle changes meanwhile or the disk refuses; nothing is
     left behind then.
     """
     manifest = bundle.manifest
@@ -166,7 +204,11 @@ def copy_bundle(bundle: Bundle, store: Path) -> Bundle:
 def _release(
     store: Path, name: str, content_sha256: str, files: Mapping[str, bytes], manifest: bytes
 ) -> Bundle:
-    """Write verified files and their manifest as one, unless they are there already."""
+    """Write verified files and their manifest as one, unless that version is there already.
+
+    Two bundles of one version differ in nothing but what `content_sha256` leaves out: the one that
+    was first is kept, whole, so that a file that is being read never changes.
+    """
     shelf = store / name
     target = shelf / content_sha256[:VERSION_LENGTH]
     try:
@@ -257,6 +299,10 @@ def read_manifest(path: Path) -> Manifest:
             f"found {found[0][:16]}... and version {found[1]}: the manifest was changed"
         )
     return manifest
+
+
+def _file_info(data: bytes) -> dict[str, int | str]:
+    return {"size": len(data), "sha256": _sha256(data)}
 
 
 def _compare(name: str, info: FileInfo, size: int, sha256: str) -> str | None:

@@ -133,7 +133,7 @@ def column_lines(spec: ImageInput | TableInput) -> list[str]:
     if isinstance(spec, ImageInput) or len(spec.columns) > _MOST_COLUMNS:
         return []
     names = max(len(column.name) for column in spec.columns)
-    found = [_values_text(column) for column in spec.columns]
+    found = [values_text(column) for column in spec.columns]
     widest = max(map(len, found))
     return [
         f"{column.name:<{names}}  {column.type:<8}  {values:<{widest}}  "
@@ -142,7 +142,8 @@ def column_lines(spec: ImageInput | TableInput) -> list[str]:
     ]
 
 
-def _values_text(column: ColumnSpec) -> str:
+def values_text(column: ColumnSpec) -> str:
+    """What a column held in training: its range, or its categories as far as they fit a line."""
     if isinstance(column, Column):
         return f"{column.low:g} to {column.high:g}"
     if isinstance(column, BooleanColumn):

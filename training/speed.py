@@ -1,0 +1,81 @@
+"""How fast each exported format answers here, on one thread."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from artifacts.backends import Model
+from artifacts.manifest import FormatSpeed, Speed
+
+# In all 2 x 3 formats x 5 rounds: less than a second, but for models that take longer to answer.
+_ROUNDS, _ROUND_S = 5, 0.02
+# No batch is larger than what takes about so long.
+_BATCH_S = 0.3
+
+
+def measure_speed(formats: Mapping[str, Model], rows: np.ndarray) -> Speed:
+    """Rows a second, one at a time and in the largest batch, each the median of five rounds.
+
+    formats: as `training.gate.open_formats` opens them. rows: as many raw rows as the largest batch
+    has; of a large model fewer are answered at once. The formats take turns, so that a moment in
+    which the machine is busy is no one's alone.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seconds = {name: _seconds_of_one(model, rows[:1]) for name, model in formats.items()}
+        size = int(min(len(rows), max(1.0, _BATCH_S / max(seconds.values()))))
+        batches = {"alone": rows[:1], "batched": rows[:size]}
+        rates: dict[str, dict[str, list[float]]] = {
+            name: {way: [] for way in batches} for name in formats
+        }
+        for name, model in formats.items():
+            model(batches["batched"])
+        for _ in range(_ROUNDS):
+            for name, model in formats.items():
+                for way, batch in batches.items():
+                    rates[name][way].append(_rate(lambda: model(batch), len(batch)))  # noqa: B023
+    finally:
+        torch.set_num_threads(threads)
+    return Speed(
+        cpu=_processor(),
+        formats={
+            name: FormatSpeed(
+                **{way: float(f"{statistics.median(values):.3g}") for way, values in ways.items()},
+                batch_size=size,
+            )
+            for name, ways in rates.items()
+        },
+    )
+
+
+def _seconds_of_one(model: Model, row: np.ndarray) -> float:
+    # TorchScript optimises in its first two calls.
+    model(row), model(row)
+    began = time.perf_counter()
+    model(row)
+    return time.perf_counter() - began
+
+
+def _rate(answer: Callable[[], object], rows: int) -> float:
+    calls, began = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - began) < _ROUND_S or not calls:
+        answer()
+        calls += 1
+    return rows * calls / seconds
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (names and names[0]) or platform.processor() or platform.machine() or "unknown"
