@@ -189,8 +189,8 @@ def copy_bundle(bundle: Bundle, store: Path) -> Bundle:
     """The same bundle under `store/NAME/VERSION`, byte for byte, read back.
 
     Every byte is verified before the copy appears. What is there already is verified and returned
-    as it is, though its report may be of another run that gave the same version. Raises BundleError when the bundle changes meanwhile or the disk refuses; nothing is
-    left behind then.
+    as it is, though its report may be of another run that gave the same version. Raises BundleError
+    when the bundle changes meanwhile or the disk refuses; nothing is left behind then.
     """
     manifest = bundle.manifest
     try:

@@ -45,7 +45,7 @@ class Mistake(Frozen):
     row: its number in that part. label, answer: indices of the true and the answered label.
     probability, of_label: what was given to the answer and to the true label. picture: a PNG in
     base64, of the model's size or smaller. cells: as they were read, of the columns that matter
-    most.
+    most, those first.
     """
 
     row: int = Field(ge=0)

@@ -111,7 +111,7 @@ def _mistakes(
     given = probabilities[np.arange(len(labels)), answered]
     wrong = np.flatnonzero(answered != labels)
     worst = wrong[np.argsort(-given[wrong], kind="stable")][:MOST_MISTAKES]
-    shown = {entry.column for entry in importance[:_MOST_CELLS]}
+    shown = [entry.column for entry in importance[:_MOST_CELLS]]
     return tuple(
         Mistake(
             row=row,
@@ -143,15 +143,14 @@ def _picture(raw: np.ndarray) -> str:
     return base64.b64encode(encode_png(raw)).decode()
 
 
-def _cells(raw: np.ndarray, spec: TableInput, shown: set[str]) -> dict[str, CellValue]:
+def _cells(raw: np.ndarray, spec: TableInput, shown: list[str]) -> dict[str, CellValue]:
     cells = decode_row(raw, spec)
-    return {
-        name: f"{cell[: _LONGEST_CELL - 1]}…"
-        if isinstance(cell, str) and len(cell) > _LONGEST_CELL
-        else cell
-        for name, cell in cells.items()
-        if name in shown
-    }
+    return {name: _short(cells[name]) for name in shown}
+
+
+def _short(cell: CellValue) -> CellValue:
+    long = isinstance(cell, str) and len(cell) > _LONGEST_CELL
+    return f"{str(cell)[: _LONGEST_CELL - 1]}…" if long else cell
 
 
 def column_importance(

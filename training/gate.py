@@ -51,7 +51,8 @@ def parity_gate(
 ) -> dict[str, Any]:
     """Compare every format with eager on CPU, on all held-out rows and on edge inputs.
 
-    eager: the model in eval mode on CPU. formats: as `open_formats` opens them. held_out: raw rows that training never saw, in pieces.
+    eager: the model in eval mode on CPU. formats: as `open_formats` opens them. held_out: raw rows
+    that training never saw, in pieces.
     Each format answers every row at max_batch_size, and at batch sizes 1, 2, 7 and 64 every row
     too, or where that is too much work for a model of so many floating-point operations a row
     (`flops`), rows spread evenly over them all, and the edge inputs. ONNX must give each row the

@@ -36,7 +36,7 @@ def measure_speed(formats: Mapping[str, Model], rows: np.ndarray) -> Speed:
         rates: dict[str, dict[str, list[float]]] = {
             name: {way: [] for way in batches} for name in formats
         }
-        for name, model in formats.items():
+        for model in formats.values():
             model(batches["batched"])
         for _ in range(_ROUNDS):
             for name, model in formats.items():

@@ -17,7 +17,8 @@ from artifacts.gate_report import DiffHistogram
 from artifacts.manifest import Epoch, ReliabilityBin
 from training.report.markup import Child, element
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 380, 46, 12, 10, 38
+FEW_ROWS = 10
+_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 380, 52, 12, 10, 38
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,27 @@ class Frame:
 
 
 def line_chart(
-    frame: Frame, series: Sequence[Series], alternative: str, *, marks: Sequence[Child] = ()
+    frame: Frame,
+    series: Sequence[Series],
+    alternative: str,
+    *,
+    marks: Sequence[Child] = (),
+    point: Child = None,
 ) -> Markup:
-    """Lines over a grid, with what they are called below. alternative: the chart in words."""
+    """`plot` with what the lines are called, and the words, below."""
+    picture = plot(frame, series, alternative, marks=marks, point=point)
+    return figure(picture, alternative, legend(series))
+
+
+def plot(
+    frame: Frame,
+    series: Sequence[Series],
+    alternative: str,
+    *,
+    marks: Sequence[Child] = (),
+    point: Child = None,
+) -> Markup:
+    """Lines over a grid. alternative: the chart in words. marks, point: drawn below and above."""
     drawn: list[Child] = [_axes(frame), marks]
     for line in series:
         places = [frame.place(x, y) for x, y in line.points]
@@ -83,7 +102,7 @@ def line_chart(
                     class_=f"dot s{line.style}")
             for (x, y), radius in zip(places, line.sizes or (), strict=False)
         ]  # fmt: skip
-    return figure(_svg(frame.height, drawn, alternative), alternative, legend(series))
+    return _svg(frame.height, [drawn, point], alternative)
 
 
 def figure(picture: Markup, words: Child, *keys: Child) -> Markup:
@@ -153,8 +172,11 @@ def learning_curves(history: Sequence[Epoch], kept_epoch: int) -> list[Markup]:
 
 def reliability_diagram(
     before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin], words: str
-) -> Markup:
-    """How often an answer is right against its probability, in bins; dots grow with their rows."""
+) -> tuple[Markup, Markup | None]:
+    """How often an answer is right against its probability, in bins; dots grow with their rows.
+
+    Bins of fewer than FEW_ROWS rows are left out: their share is chance. Chart and legend.
+    """
     frame = _unit_square("probability of the answer", "share that is right")
     rows = sum(entry.rows for entry in after)
     lines = []
@@ -162,7 +184,9 @@ def reliability_diagram(
         known = [
             (entry.confidence, entry.accuracy, entry.rows)
             for entry in bins
-            if entry.confidence is not None and entry.accuracy is not None
+            if entry.confidence is not None
+            and entry.accuracy is not None
+            and entry.rows >= FEW_ROWS
         ]
         lines.append(
             Series(
@@ -174,14 +198,16 @@ def reliability_diagram(
         )
     if before == after:
         lines = [Series("as it is", lines[0].points, 1, lines[0].sizes)]
-    return line_chart(frame, lines, words, marks=[_diagonal(frame)])
+    return plot(frame, lines, words, marks=[_diagonal(frame)]), legend(lines)
 
 
 def roc_chart(curves: Curves, words: str, operating: tuple[float, float] | None) -> Markup:
     """True against false positive rate."""
     frame = _unit_square("false positive rate", "true positive rate (recall)")
-    marks = [_diagonal(frame), _point(frame, operating)]
-    return line_chart(frame, [Series("ROC", curves.roc)], words, marks=marks)
+    return line_chart(
+        frame, [Series("ROC", curves.roc)], words, marks=[_diagonal(frame)],
+        point=_point(frame, operating),
+    )  # fmt: skip
 
 
 def precision_recall_chart(
@@ -190,11 +216,11 @@ def precision_recall_chart(
     """Precision against recall; share: of the label among all rows, what chance would have."""
     frame = _unit_square("recall", "precision")
     (x1, y), (x2, _) = frame.place(0, share), frame.place(1, share)
-    marks = [
-        element("line", x1=x1, x2=x2, y1=y, y2=y, class_="guide"),
-        _point(frame, operating),
-    ]
-    return line_chart(frame, [Series("PR", curves.precision_recall)], words, marks=marks)
+    chance = element("line", x1=x1, x2=x2, y1=y, y2=y, class_="guide")
+    return line_chart(
+        frame, [Series("PR", curves.precision_recall)], words, marks=[chance],
+        point=_point(frame, operating),
+    )  # fmt: skip
 
 
 def difference_histogram(histogram: DiffHistogram, name: str, words: str) -> Markup:
@@ -256,7 +282,7 @@ def _axes(frame: Frame) -> Markup:
     drawn.append(_x_name(frame))
     middle = frame.place(frame.x.low, (frame.y.low + frame.y.high) / 2)[1]
     drawn.append(
-        element("text", frame.y.name, transform=f"translate(11 {middle:.1f}) rotate(-90)",
+        element("text", frame.y.name, transform=f"translate(12 {middle:.1f}) rotate(-90)",
                 text_anchor="middle")
     )  # fmt: skip
     return element("g", drawn)

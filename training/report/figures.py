@@ -11,6 +11,8 @@ from artifacts.inputs import ImageInput
 from artifacts.manifest import Estimate, Manifest
 from training.report.markup import Child, element
 
+_ON_ONE_PAGE = 18
+
 
 def label(name: str) -> Markup:
     """A name from the data: text of either direction, which does not turn what stands around it."""
@@ -39,15 +41,21 @@ def percent(share: float) -> str:
 
 def points(difference: float) -> str:
     """A difference of shares in percentage points, with its sign."""
-    text = f"{100 * difference:+.1f}"
-    return text if float(text) else "0.0"
+    return signed(f"{100 * difference:+.1f}")
+
+
+def signed(text: str) -> str:
+    """A number's text with a minus sign as printers have it, and none of either kind for 0."""
+    return text.replace("-", "−") if float(text) else text.lstrip("+-")
 
 
 def decimal(value: float) -> str:
     """Three digits that count, at least two after the point: 0.0123, 0.87, 2.30."""
     if value == 0:
         return "0"
-    return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.3g}" if abs(value) >= 1e-4 else f"{value:.1e}"
+    if abs(value) >= 0.1:
+        return f"{value:.3f}"
+    return f"{value:.3g}" if abs(value) >= 1e-4 else f"{value:.1e}"
 
 
 def exponent(value: float) -> str:
@@ -63,19 +71,25 @@ def size_text(size: int) -> str:
     return f"{size} B"
 
 
-def between(estimate: Estimate, *, shares: bool) -> str:
+def between(estimate: Estimate, *, shares: bool, joint: str = " to ") -> str:
     """An interval: 87.7 to 89.1, or 0.31 to 0.35."""
     if shares:
-        return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
-    return f"{decimal(estimate.low)} to {decimal(estimate.high)}"
+        return f"{100 * estimate.low:.1f}{joint}{100 * estimate.high:.1f}"
+    return f"{decimal(estimate.low)}{joint}{decimal(estimate.high)}"
 
 
-def estimate_cell(estimate: Estimate | None, *, shares: bool = False) -> Markup:
-    """A table's cell with a figure, its interval below; a dash where it is not defined."""
+def estimate_cell(
+    estimate: Estimate | None, *, shares: bool = False, short: bool = False
+) -> Markup:
+    """A table's cell with a figure, its interval below; a dash where it is not defined.
+
+    shares: in percent. short: the interval to two digits after the point.
+    """
     if estimate is None:
         return element("td", "–", class_="number")
     value = percent(estimate.value) if shares else decimal(estimate.value)
-    below = element("small", between(estimate, shares=shares))
+    ends = f"{estimate.low:.2f}–{estimate.high:.2f}"
+    below = element("small", ends if short else between(estimate, shares=shares, joint="–"))
     return element("td", element("b", value), " ", below, class_="number")
 
 
@@ -84,15 +98,18 @@ def number_cell(value: str) -> Markup:
     return element("td", value, class_="number")
 
 
-def interval_bar(estimate: Estimate | None, class_: str = "") -> Markup:
-    """Where a share lies between 0 and 1, and its interval; the text beside it says the same."""
+def interval_bar(estimate: Estimate | None, class_: str = "", first: float = 0.0) -> Markup:
+    """Where a share lies between `first` and 1, with its interval; its text stands beside it."""
     if estimate is None:
         return element("span", class_="bar")
-    left, right = 100 * max(0.0, estimate.low), 100 * min(1.0, estimate.high)
+    value, left, right = (
+        100 * max(0.0, min(1.0, (share - first) / (1 - first)))
+        for share in (estimate.value, estimate.low, estimate.high)
+    )
     return element(
         "span",
-        element("i", style=f"left:{left:.1f}%;width:{max(0.0, right - left):.1f}%"),
-        element("b", style=f"left:{100 * estimate.value:.1f}%"),
+        element("i", style=f"left:{left:.1f}%;width:{right - left:.1f}%"),
+        element("b", style=f"left:{value:.1f}%"),
         class_=f"bar {class_}".strip(),
         aria_hidden="true",
     )
@@ -105,11 +122,12 @@ def share_bar(share: float) -> Markup:
 
 
 def table(
-    head: Sequence[Child], rows: Sequence[Child], caption: Child, class_: str | None = None
+    head: Sequence[Child], rows: Sequence[Child], caption: str, class_: str | None = None
 ) -> Markup:
     """A table in a box of its own, in which it scrolls where the screen is too narrow.
 
-    rows: of `td` elements, the first a `th`. caption: what it shows, read aloud first.
+    rows: of `td` elements, the first a `th`. caption: what it shows, above the box, so that it
+    does not scroll with it.
     """
     cells = [
         element("th", text, scope="col", class_=None if number == 0 else "number")
@@ -117,12 +135,15 @@ def table(
     ]
     whole = element(
         "table",
-        element("caption", caption),
         element("thead", element("tr", *cells)),
         element("tbody", rows),
         class_=class_,
+        aria_label=caption,
     )
-    return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    # On paper a short one is not cut in two.
+    fits = "scroll whole" if len(rows) <= _ON_ONE_PAGE else "scroll"
+    box = element("div", whole, class_=fits, tabindex="0", role="region", aria_label=caption)
+    return element("div", element("p", caption, class_="caption"), box)
 
 
 def row(name: Child, *cells: Child, class_: str | None = None) -> Markup:

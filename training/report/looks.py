@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
@@ -20,11 +21,12 @@ from training.report.figures import (
     row,
     rows_noun,
     section,
+    signed,
     table,
 )
 from training.report.markup import Child, element, join
 
-_MOST_COLUMNS, _FIRST_CELLS = 20, 6
+_MOST_COLUMNS, _FIRST_CELLS = 20, 8
 
 
 def mistakes(manifest: Manifest, evidence: Evidence | None) -> Section | None:
@@ -84,12 +86,12 @@ def _picture_card(manifest: Manifest, mistake: Mistake) -> Markup:
 
 def _row_card(manifest: Manifest, mistake: Mistake) -> Markup:
     cells = list((mistake.cells or {}).items())
-    # The row's own order is the table's; what matters most is what is kept.
-    rest = cells[_FIRST_CELLS:]
+    shown = len(cells) if len(cells) <= _FIRST_CELLS + 2 else _FIRST_CELLS
+    rest = cells[shown:]
     return element(
         "article",
         _said(manifest, mistake),
-        _cells(cells[:_FIRST_CELLS]),
+        _cells(cells[:shown]),
         more(f"{len(rest)} more columns", _cells(rest)) if rest else None,
         element("small", f"test row {mistake.row}"),
     )
@@ -148,11 +150,17 @@ def importance(evidence: Evidence | None) -> Section | None:
 
 
 def _importances(entries: Sequence[ColumnImportance], largest: float, caption: str) -> Markup:
+    # All to the same place, so that they can be compared down the column.
+    digits = max(2, 2 - math.floor(math.log10(largest))) if largest > 0 else 2
+
+    def loss(value: float) -> str:
+        return signed(f"{value:.{digits}f}")
+
     rows = [
         row(
             label(entry.column),
             element("td", _bar(entry.log_loss, largest), class_="wide"),
-            _spread_cell(entry.log_loss, decimal),
+            _spread_cell(entry.log_loss, loss),
             _spread_cell(entry.accuracy, points),
         )
         for entry in entries
@@ -162,8 +170,7 @@ def _importances(entries: Sequence[ColumnImportance], largest: float, caption: s
     return table(head, rows, caption)
 
 
-def _spread_cell(spread: Spread, said: object) -> Markup:
-    assert callable(said)
+def _spread_cell(spread: Spread, said: Callable[[float], str]) -> Markup:
     if spread.low == spread.high:
         return number_cell(said(spread.mean))
     below = element("small", f"{said(spread.low)} to {said(spread.high)}")

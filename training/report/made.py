@@ -81,8 +81,8 @@ def formats(manifest: Manifest, parity: GateReport) -> Section:
     if speed is not None:
         batch = max(entry.batch_size for entry in speed.formats.values())
         timing = element(
-            "p", f"Speed: one thread of {speed.cpu or 'a CPU'}, batches of {batch:,}; medians of short "
-            "rounds at the release, without HTTP. To be expected, not a benchmark.", class_="note",
+            "p", f"Speed: one thread of {speed.cpu}, batches of {batch:,}; medians of short rounds "
+            "at the release, without HTTP. To be expected, not a benchmark.", class_="note",
         )  # fmt: skip
     return section(
         "formats",
@@ -128,7 +128,12 @@ def data(manifest: Manifest) -> Section:
         )
         for name, count in counts
     ]
-    head: list[Child] = ["label", noun, "share", element("span", "beside the largest", class_="wide")]
+    head: list[Child] = [
+        "label",
+        noun,
+        "share",
+        element("span", "beside the largest", class_="wide"),
+    ]
     shown = _MOST_LABELS if len(lines) > _MOST_LABELS + 5 else len(lines)
     rest = None
     if shown < len(lines):
@@ -164,7 +169,12 @@ def _columns(manifest: Manifest) -> Markup | None:
         for column in spec.columns
     ]
     texts = [element("span", text, class_="text") for text in ("type", "in training")]
-    head: list[Child] = ["column", *texts, "missing", element("span", "a missing cell is", class_="text")]
+    head: list[Child] = [
+        "column",
+        *texts,
+        "missing",
+        element("span", "a missing cell is", class_="text"),
+    ]
     caption = "What the model takes: each column's type, and its values in the training part."
     title = counted(len(rows), "column")
     return element(
@@ -187,15 +197,16 @@ def made(manifest: Manifest) -> Section:
         for name, info in sorted(manifest.files.items())
         if name != REPORT
     ]  # fmt: skip
+    commit = (manifest.commit or "unknown")[:16]
     packages = [
         join(element("dt", name), element("dd", version))
-        for name, version in {"commit": (manifest.commit or "unknown")[:16], **manifest.packages}.items()
+        for name, version in {"commit": commit, **manifest.packages}.items()
     ]
     return section(
         "made",
         "How it was made",
         element(
-            "p", f"{describe_network(manifest.network).capitalize()}, {manifest.parameters:,} "
+            "p", f"Network: {describe_network(manifest.network)}, {manifest.parameters:,} "
             f"parameters, on {describe_input(manifest.input).split(':')[0]}; seed {manifest.seed}.",
         ),
         _study(manifest),

@@ -6,12 +6,12 @@ Nothing else in this package writes a tag: a text that comes from data cannot be
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 from markupsafe import Markup, escape
 
 # A text is escaped; None is left out; whatever is nested is taken in order.
-Child: TypeAlias = Union[str, int, Markup, None, Iterable["Child"]]
+Child: TypeAlias = str | int | Markup | Iterable["Child"] | None
 
 _VOID = {"meta", "br", "img", "hr", "wbr"}
 _EMPTY = {"circle", "line", "path", "polyline", "rect"}

@@ -15,6 +15,7 @@ from artifacts.manifest import Manifest
 from training.report.figures import (
     Section,
     between,
+    counted,
     exponent,
     interval_bar,
     label,
@@ -44,10 +45,7 @@ def header(manifest: Manifest) -> Markup:
         "header",
         element("p", "Classifier report", class_="kicker"),
         element("h1", manifest.name),
-        element(
-            "p", f"Answers which of {len(manifest.labels)} labels {_takes(manifest)} has: ", names, ".",
-            class_="lede",
-        ),
+        element("p", _predicts(manifest), ": ", names, ".", class_="lede"),
         element(
             "p",
             f"Made of {total:,} labelled {rows_noun(manifest)} of ", label(manifest.data.source),
@@ -57,20 +55,25 @@ def header(manifest: Manifest) -> Markup:
     )  # fmt: skip
 
 
-def _takes(manifest: Manifest) -> str:
-    spec = manifest.input
+def _predicts(manifest: Manifest) -> Child:
+    spec, labels = manifest.input, f"{len(manifest.labels)} labels"
     if isinstance(spec, ImageInput):
         colour = "grayscale" if spec.channels == 1 else "colour"
-        return f"a {colour} picture of {spec.height} × {spec.width} pixels"
-    count = len(spec.columns)
-    return f"a row of {count} column{'' if count == 1 else 's'}"
+        size = f"{spec.height} × {spec.width}"
+        return f"Predicts which of {labels} a {colour} picture of {size} pixels has"
+    data = manifest.recipe.get("data")
+    target = data.get("target") if isinstance(data, dict) else None
+    columns = counted(len(spec.columns), "column")
+    if not isinstance(target, str):
+        return f"Predicts which of {labels} a row of {columns} has"
+    return join("Predicts ", element("q", label(target)), f" from {columns}, as one of {labels}")
 
 
 def summary(manifest: Manifest) -> Markup:
     """The figures that matter, as cards."""
     cards = [
         _accuracy(manifest), _beside(manifest), _weakest(manifest), _trust(manifest),
-        _formats(manifest),
+        _formats(manifest), _call(manifest),
     ]  # fmt: skip
     return element(
         "section",
@@ -128,7 +131,9 @@ def _weakest(manifest: Manifest) -> Markup | None:
     pair = next((pair for pair in mixups(manifest) if pair.true == name), None)
     value = figures.f1.value if figures.f1 else 0.0
     recall = figures.recall
-    found = recall and f"F1 {value:.2f}; {percent(recall.value)} of its {rows_noun(manifest)} found."
+    found = (
+        recall and f"F1 {value:.2f}; {percent(recall.value)} of its {rows_noun(manifest)} found."
+    )
     mixed = pair and join(
         "Most often answered as ", element("q", label(pair.answered)),
         f": {pair.count:,} of {figures.support:,}.",
@@ -142,7 +147,7 @@ def _trust(manifest: Manifest) -> Markup | None:
     error = manifest.calibration.after["test"].ece
     return _card(
         "Probabilities",
-        join("± ", f"{100 * error:.1f}", element("small", " points")),
+        join(f"{100 * error:.1f}", element("small", " points")),
         "is how far a probability lies from the share that is right, on average.",
     )
 
@@ -163,11 +168,21 @@ def _formats(manifest: Manifest) -> Markup | None:
     )  # fmt: skip
 
 
+def _call(manifest: Manifest) -> Markup:
+    ask = "/predict/image --data-binary @PICTURE.png"
+    if not isinstance(manifest.input, ImageInput):
+        ask = "/predict -H 'Content-Type: application/json' -d @ROW.json"
+    lines = f"parityline serve {manifest.reference}\ncurl {URL}{ask}"
+    return element(
+        "div", element("h3", "Call it"), _code(lines),
+        element("p", element("a", "With a real request and its answer", href="#call")),
+        class_="card call",
+    )  # fmt: skip
+
+
 def contents(sections: Sequence[Section]) -> Markup:
     """Links to the sections."""
-    links = [
-        element("li", element("a", entry.title, href=f"#{entry.name}")) for entry in sections
-    ]
+    links = [element("li", element("a", entry.title, href=f"#{entry.name}")) for entry in sections]
     return element("nav", element("ul", links), aria_label="Contents")
 
 
@@ -206,7 +221,11 @@ def calling(manifest: Manifest, golden: Golden) -> Section:
 
 
 def _python(manifest: Manifest, instance: str, long: bool) -> str:
-    lines = ["from artifacts import open_bundle", "", f'model = open_bundle("{manifest.reference}")']
+    lines = [
+        "from artifacts import open_bundle",
+        "",
+        f'model = open_bundle("{manifest.reference}")',
+    ]
     if isinstance(manifest.input, ImageInput):
         lines += ['answer = model.predict([open("PICTURE.jpg", "rb").read()])']
     elif long:

@@ -42,7 +42,10 @@ def render_report(
     shown = [part for part in sections if part is not None]
     body = element(
         "main",
-        header(manifest), summary(manifest), contents(shown), [part.body for part in shown],
+        header(manifest),
+        summary(manifest),
+        contents(shown),
+        [part.body for part in shown],
     )
     return document(f"{manifest.name}: classifier report", style(), body).encode()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def quality(manifest: Manifest) -> Section:
         getattr(part, name) is not None for part in parts.values()
     )]  # fmt: skip
     names = {"auc": "AUC", "average_precision": "PR-AUC"}
-    head: list[Child] = ["part", "rows", "accuracy, %", element("span", "0 to 100%", class_="wide")]
+    head: list[Child] = ["part", "rows", "accuracy", element("span", "0 to 100%", class_="wide")]
     head += ["log loss", *(names[name] for name in areas)]
     lines = []
     if manifest.baseline is not None:
@@ -87,24 +88,19 @@ def quality_lines(manifest: Manifest) -> list[Child]:
     lines: list[Child] = []
     test, baseline = manifest.metrics.get("test"), manifest.baseline
     if test is not None and baseline is not None:
-        lines.append(
-            join(
-                "Without a model, answering ", element("q", label(majority(manifest))),
-                f" each time, {percent(baseline.accuracy.value)} would be right: the model's "
-                f"{percent(test.accuracy.value)} ", _beside(test, baseline), ".",
-            )  # fmt: skip
-        )
+        said = f" each time, {percent(baseline.accuracy.value)} would be right. "
+        name = element("q", label(majority(manifest)))
+        lines.append(join("Without a model, answering ", name, said, _beside(test, baseline)))
     if manifest.verdict is not None:
         gap = manifest.verdict.gap
+        figures = f"{points(gap.value)} points [{points(gap.low)}, {points(gap.high)}]"
+        said = "no more than chance would make it"
         if gap.low > 0:
-            said = "more are right in the training part: some of it was learned by heart"
+            said = "some of what it knows was learned by heart"
         elif gap.high < 0:
-            said = "fewer are right in the training part than in the test part"
-        else:
-            said = "is the gap between training and test part, no more than chance would make it"
+            said = "the test part is the easier one"
         lines.append(
-            f"{points(abs(gap.value)).lstrip('+')} points [{points(gap.low)}, {points(gap.high)}] "
-            f"{said}."
+            f"Accuracy on the training part less that on the test part: {figures}, {said}."
         )
     if manifest.threshold != 0.5:
         lines.append(
@@ -119,11 +115,10 @@ def quality_lines(manifest: Manifest) -> list[Child]:
 def _beside(test: Metrics, baseline: Metrics) -> str:
     if test.accuracy.low > baseline.accuracy.high:
         wrong, before = 1 - test.accuracy.value, 1 - baseline.accuracy.value
-        fewer = percent(1 - wrong / before) if before else ""
-        return f"leave {fewer} of those mistakes out"
+        return f"The model makes {percent(1 - wrong / before)} fewer mistakes."
     if test.log_loss.high < baseline.log_loss.low:
-        return "are not surely more, but its probabilities are better"
-    return "are not surely more"
+        return "The model's answers are not surely better, but its probabilities are."
+    return "The model's answers are not surely better."
 
 
 def majority(manifest: Manifest) -> str:
@@ -146,10 +141,13 @@ def labels_section(manifest: Manifest) -> Section | None:
     test = manifest.metrics.get("test")
     if test is None or not test.per_label:
         return None
-    rows = [_label_row(name, figures) for name, figures in worst_first(test)]
+    worst = worst_first(test)
+    lowest = min([figures.f1.low for _, figures in worst if figures.f1], default=0.0)
+    first = math.floor(min(lowest, 0.9) * 10) / 10
+    rows = [_label_row(name, figures, first) for name, figures in worst]
     absent = [name for name, figures in test.per_label.items() if not figures.support]
     head: list[Child] = ["label", "test rows", "precision", "recall", "F1"]
-    head.append(element("span", "F1, 0 to 1", class_="wide"))
+    head.append(element("span", f"F1, {first:g} to 1", class_="wide"))
     shown = _MOST_LABELS if len(rows) > _MOST_LABELS + 5 else len(rows)
     caption = "Each label against the others on the test part, the lowest F1 first; 95% intervals."
     rest = None
@@ -173,14 +171,14 @@ def labels_section(manifest: Manifest) -> Section | None:
     )
 
 
-def _label_row(name: str, figures: LabelMetrics) -> Markup:
+def _label_row(name: str, figures: LabelMetrics, first: float) -> Markup:
     return row(
         label(name),
         number_cell(f"{figures.support:,}"),
-        estimate_cell(figures.precision),
-        estimate_cell(figures.recall),
-        estimate_cell(figures.f1),
-        element("td", interval_bar(figures.f1), class_="wide"),
+        estimate_cell(figures.precision, short=True),
+        estimate_cell(figures.recall, short=True),
+        estimate_cell(figures.f1, short=True),
+        element("td", interval_bar(figures.f1, first=first), class_="wide"),
     )
 
 
@@ -243,7 +241,7 @@ def _pairs(found: list[Mixup], noun: str) -> Markup:
         element(
             "tr",
             element("th", label(entry.true), scope="row"),
-            element("td", label(entry.answered)),
+            element("td", label(entry.answered), class_="name"),
             number_cell(f"{entry.count:,}"),
             number_cell(percent(entry.share)),
             element("td", share_bar(entry.share), class_="wide"),
@@ -274,17 +272,17 @@ def _counts(matrix: np.ndarray, manifest: Manifest) -> Markup:
                 "td",
                 f"{count:,}" if count else element("span", "0", class_="none"),
                 class_="hit" if number == other else "miss",
-                style=f"--w:{45 * count / totals[number]:.0f}%" if count else None,
+                style=f"--w:{45 * math.sqrt(count / totals[number]):.0f}%" if count else None,
             )
             for other, count in enumerate(counts)
         ]
         key = None if short else element("span", keys[number], class_="key")
         rows.append(row(join(key, " ", label(name)), cells))
     caption = (
-        "Test rows, counted: true labels down, answers across; the diagonal is right. Shading: the "
-        "share of the true label's rows."
+        "Test rows, counted: true labels down, answers across; the diagonal is right. The "
+        "darker, the larger the share of the true label's rows."
     )
-    corner = element("span", "true ↓ answered →", class_="corner")
+    corner = element("span", "true ↓", element("br"), "answered →", class_="corner")
     return table([corner, *map(label, keys)], rows, caption, "confusion")
 
 

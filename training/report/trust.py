@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from markupsafe import Markup
-
 from artifacts.evidence import Evidence
 from artifacts.manifest import CalibrationFigures, Manifest
 from training.report.charts import (
+    FEW_ROWS,
     learning_curves,
     precision_recall_chart,
     reliability_diagram,
@@ -83,16 +82,20 @@ def calibration(manifest: Manifest) -> Section | None:
         if found.note is None
         else f"The logits are left as they are: {found.note}."
     )
-    diagram = None
+    diagram: Child = None
+    words = None
     before, after = found.before.get("test"), found.after.get("test")
     if before is not None and after is not None and after.bins and before.bins:
-        diagram = reliability_diagram(before.bins, after.bins, _reliability_words(before, after))
-    beside = element("div", element("p", done), table(head, rows, caption))
+        words = _reliability_words(before, after)
+        chart, key = reliability_diagram(before.bins, after.bins, words)
+        diagram = element("div", chart, key)
     return section(
         "calibration",
         "What its probabilities are worth",
-        element("div", diagram, beside, class_="pair"),
-    )
+        element("div", diagram, element("div", element("p", done), words and element("p", words)),
+                class_="pair"),
+        table(head, rows, caption),
+    )  # fmt: skip
 
 
 def _reliability_words(before: CalibrationFigures, after: CalibrationFigures) -> str:
@@ -108,8 +111,9 @@ def _reliability_words(before: CalibrationFigures, after: CalibrationFigures) ->
     else:
         said = f"{100 * abs(over):.1f} points too {'high' if over > 0 else 'low'}"
     return (
-        f"Test rows in 15 bins by the answer's probability; larger dots are more rows. On the "
-        f"dotted line a probability is the share that is right. Probabilities are on average "
+        f"Test rows in 15 bins by the answer's probability; larger dots are more rows, and bins of "
+        f"fewer than {FEW_ROWS} are left out. On the dotted line a probability is the share that "
+        f"is right. Probabilities are on average "
         f"{said}; the expected calibration error is {after.ece:.4f}, {before.ece:.4f} before."
     )
 
@@ -132,10 +136,10 @@ def thresholds(manifest: Manifest, evidence: Evidence | None) -> Section | None:
             roc_point = (false_yes / no, right_yes / yes)
             if right_yes + false_yes:
                 pr_point = (right_yes / yes, right_yes / (right_yes + false_yes))
+            found, taken = percent(right_yes / yes), percent(1 - right_no / no)
             at = join(
-                f"Served at threshold {manifest.threshold:g} (the dot): {percent(right_yes / yes)} "
-                "of the rows that are ", element("q", name), f" are found, and {percent(1 - right_no / no)} "
-                "of the others are taken for it.",
+                f"Served at threshold {manifest.threshold:g} (the dot): of the rows that are ",
+                element("q", name), f", {found} are found; of the others, {taken} are taken for it.",
             )  # fmt: skip
     areas = []
     if test.auc is not None:
