@@ -12,6 +12,7 @@ from rich.console import Console
 from artifacts.devices import BackendName, DeviceChoice
 from artifacts.errors import ParitylineError, Stopped
 from serving.scoring.command import score
+from training.report.command import report
 
 app = typer.Typer(
     name="parityline",
@@ -422,6 +423,7 @@ def pull(
 
 
 app.command()(score)
+app.command()(report)
 
 
 class _extra:

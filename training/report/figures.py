@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from markupsafe import Markup
 
@@ -11,12 +12,19 @@ from artifacts.inputs import ImageInput
 from artifacts.manifest import Estimate, Manifest
 from training.report.markup import Child, element
 
-_ON_ONE_PAGE = 18
+# What stands over a column, with its class where it is not "number".
+Heading: TypeAlias = str | Markup | tuple[str, str]
+_ON_ONE_PAGE, _SHORT = 18, 40
 
 
 def label(name: str) -> Markup:
     """A name from the data: text of either direction, which does not turn what stands around it."""
     return element("bdi", name)
+
+
+def short_label(name: str) -> Markup:
+    """A name from the data where there is little room: its first 40 characters."""
+    return label(name if len(name) <= _SHORT else f"{name[: _SHORT - 1]}…")
 
 
 def rows_noun(manifest: Manifest, count: int = 2) -> str:
@@ -122,16 +130,17 @@ def share_bar(share: float) -> Markup:
 
 
 def table(
-    head: Sequence[Child], rows: Sequence[Child], caption: str, class_: str | None = None
+    head: Sequence[Heading], rows: Sequence[Child], caption: str, class_: str | None = None
 ) -> Markup:
     """A table in a box of its own, in which it scrolls where the screen is too narrow.
 
     rows: of `td` elements, the first a `th`. caption: what it shows, above the box, so that it
     does not scroll with it.
     """
+    named = [entry if isinstance(entry, tuple) else (entry, "number") for entry in head]
     cells = [
-        element("th", text, scope="col", class_=None if number == 0 else "number")
-        for number, text in enumerate(head)
+        element("th", text, scope="col", class_=class_ if number else None)
+        for number, (text, class_) in enumerate(named)
     ]
     whole = element(
         "table",

@@ -11,6 +11,7 @@ from artifacts.evidence import CellValue, ColumnImportance, Evidence, Mistake, S
 from artifacts.inputs import ImageInput
 from artifacts.manifest import Manifest
 from training.report.figures import (
+    Heading,
     Section,
     decimal,
     label,
@@ -165,8 +166,8 @@ def _importances(entries: Sequence[ColumnImportance], largest: float, caption: s
         )
         for entry in entries
     ]
-    scale = element("span", f"0 to {decimal(max(0.0, largest))} nats", class_="wide")
-    head: list[Child] = ["column", scale, "rise of log loss", "accuracy lost, points"]
+    scale = (f"0 to {decimal(max(0.0, largest))} nats", "wide")
+    head: list[Heading] = ["column", scale, "rise of log loss", "accuracy lost, points"]
     return table(head, rows, caption)
 
 

@@ -14,6 +14,7 @@ from artifacts.manifest import REPORT, Manifest
 from artifacts.summary import describe_input, study_lines, values_text
 from training.report.charts import difference_histogram
 from training.report.figures import (
+    Heading,
     Section,
     counted,
     exponent,
@@ -42,7 +43,7 @@ _MOST_LABELS, _OPEN_COLUMNS = 20, 12
 def formats(manifest: Manifest, parity: GateReport) -> Section:
     """The section about the exported formats: the parity gate, their sizes and their speed."""
     speed = manifest.speed
-    head: list[Child] = ["format", "answers compared", "largest difference of logits"]
+    head: list[Heading] = ["format", "answers compared", "largest difference of logits"]
     head += ["other labels", "size"]
     if speed is not None:
         head += ["answers/s, one by one", "in batches"]
@@ -128,11 +129,11 @@ def data(manifest: Manifest) -> Section:
         )
         for name, count in counts
     ]
-    head: list[Child] = [
+    head: list[Heading] = [
         "label",
         noun,
         "share",
-        element("span", "beside the largest", class_="wide"),
+        ("beside the largest", "wide"),
     ]
     shown = _MOST_LABELS if len(lines) > _MOST_LABELS + 5 else len(lines)
     rest = None
@@ -168,12 +169,12 @@ def _columns(manifest: Manifest) -> Markup | None:
         )
         for column in spec.columns
     ]
-    texts = [element("span", text, class_="text") for text in ("type", "in training")]
-    head: list[Child] = [
+    texts = [(text, "text") for text in ("type", "in training")]
+    head: list[Heading] = [
         "column",
         *texts,
         "missing",
-        element("span", "a missing cell is", class_="text"),
+        ("a missing cell is", "text"),
     ]
     caption = "What the model takes: each column's type, and its values in the training part."
     title = counted(len(rows), "column")
@@ -214,7 +215,7 @@ def made(manifest: Manifest) -> Section:
         more("Versions of what it was made with", element("dl", packages, class_="cells")),
         more(
             "Files of the bundle",
-            table(["file", "size", element("span", "sha256", class_="text")], files,
+            table(["file", "size", ("sha256", "text")], files,
                   "Every file is checked before it is opened."),
         ),
     )  # fmt: skip

@@ -24,6 +24,7 @@ from training.report.figures import (
     points,
     rows_noun,
     section,
+    short_label,
 )
 from training.report.markup import Child, element, join
 from training.report.quality import majority, mixups, worst_first
@@ -36,7 +37,7 @@ _LONGEST_INSTANCE = 1500
 def header(manifest: Manifest) -> Markup:
     """The name, and what the model answers, in one sentence."""
     shown = manifest.labels[:_MOST_NAMED]
-    names = [join(", " if number else "", label(name)) for number, name in enumerate(shown)]
+    names = [join(", " if number else "", short_label(name)) for number, name in enumerate(shown)]
     if len(shown) < len(manifest.labels):
         names.append(join(f" and {len(manifest.labels) - len(shown):,} more"))
     rows = manifest.data.rows
@@ -117,7 +118,7 @@ def _beside(manifest: Manifest) -> Markup | None:
     )
     if baseline is None:
         return learned and _card("In training", percent(train.accuracy.value), learned)
-    said = join("by answering ", element("q", label(majority(manifest))), " each time.")
+    said = join("by answering ", element("q", short_label(majority(manifest))), " each time.")
     return _card("Without a model", percent(baseline.accuracy.value), said, learned)
 
 
@@ -135,7 +136,7 @@ def _weakest(manifest: Manifest) -> Markup | None:
         recall and f"F1 {value:.2f}; {percent(recall.value)} of its {rows_noun(manifest)} found."
     )
     mixed = pair and join(
-        "Most often answered as ", element("q", label(pair.answered)),
+        "Most often answered as ", element("q", short_label(pair.answered)),
         f": {pair.count:,} of {figures.support:,}.",
     )  # fmt: skip
     return _card("Weakest label", label(name), found, mixed, class_="name")

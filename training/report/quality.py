@@ -15,6 +15,7 @@ from PIL import Image
 
 from artifacts.manifest import LabelMetrics, Manifest, Metrics
 from training.report.figures import (
+    Heading,
     Section,
     estimate_cell,
     interval_bar,
@@ -53,7 +54,7 @@ def quality(manifest: Manifest) -> Section:
         getattr(part, name) is not None for part in parts.values()
     )]  # fmt: skip
     names = {"auc": "AUC", "average_precision": "PR-AUC"}
-    head: list[Child] = ["part", "rows", "accuracy", element("span", "0 to 100%", class_="wide")]
+    head: list[Heading] = ["part", "rows", "accuracy", ("0 to 100%", "wide")]
     head += ["log loss", *(names[name] for name in areas)]
     lines = []
     if manifest.baseline is not None:
@@ -146,8 +147,8 @@ def labels_section(manifest: Manifest) -> Section | None:
     first = math.floor(min(lowest, 0.9) * 10) / 10
     rows = [_label_row(name, figures, first) for name, figures in worst]
     absent = [name for name, figures in test.per_label.items() if not figures.support]
-    head: list[Child] = ["label", "test rows", "precision", "recall", "F1"]
-    head.append(element("span", f"F1, {first:g} to 1", class_="wide"))
+    head: list[Heading] = ["label", "test rows", "precision", "recall", "F1"]
+    head.append((f"F1, {first:g} to 1", "wide"))
     shown = _MOST_LABELS if len(rows) > _MOST_LABELS + 5 else len(rows)
     caption = "Each label against the others on the test part, the lowest F1 first; 95% intervals."
     rest = None
@@ -248,8 +249,8 @@ def _pairs(found: list[Mixup], noun: str) -> Markup:
         )
         for entry in found
     ]
-    head: list[Child] = ["true label", element("span", "answered as", class_="text"), noun]
-    head += ["of its label", element("span", "0 to 100%", class_="wide")]
+    head: list[Heading] = ["true label", ("answered as", "text"), noun]
+    head += ["of its label", ("0 to 100%", "wide")]
     caption = "The pairs that are mixed up most often."
     rest = found[_MOST_PAIRS:]
     folded = None

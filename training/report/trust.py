@@ -12,6 +12,7 @@ from training.report.charts import (
     roc_chart,
 )
 from training.report.figures import (
+    Heading,
     Section,
     between,
     decimal,
@@ -60,7 +61,7 @@ def calibration(manifest: Manifest) -> Section | None:
     found = manifest.calibration
     if found is None:
         return None
-    head: list[Child] = ["part", element("span", "calibration", class_="text")]
+    head: list[Heading] = ["part", ("calibration", "text")]
     head += ["ECE", "log loss", "Brier score"]
     rows = []
     for name in found.after:
@@ -139,7 +140,7 @@ def thresholds(manifest: Manifest, evidence: Evidence | None) -> Section | None:
             found, taken = percent(right_yes / yes), percent(1 - right_no / no)
             at = join(
                 f"Served at threshold {manifest.threshold:g} (the dot): of the rows that are ",
-                element("q", name), f", {found} are found; of the others, {taken} are taken for it.",
+                element("q", name), f" {found} are found, of the others {taken} are taken for it.",
             )  # fmt: skip
     areas = []
     if test.auc is not None:
