@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 MAX_EVIDENCE_BYTES = 8 * 2**20
 MOST_MISTAKES = 12
+LONGEST_SIDE = 128
 _MOST_PICTURE_BYTES = 2**18
-_PNG = b"\x89PNG\r\n\x1a\n"
+# The signature; with the first chunk's length, type and the two sides.
+_PNG, _HEADER = b"\x89PNG\r\n\x1a\n", 24
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Point: TypeAlias = tuple[Share, Share]
@@ -66,8 +69,14 @@ class Mistake(Frozen):
             data = base64.b64decode(self.picture, validate=True)
         except binascii.Error as error:
             raise ValueError(f"picture: not base64: {error}") from error
-        if not data.startswith(_PNG):
+        if not data.startswith(_PNG) or len(data) < _HEADER:
             raise ValueError("picture: expected a PNG")
+        # Of what a viewer would decode, whatever the file's size.
+        sides = struct.unpack_from(">II", data, len(_PNG) + 8)
+        if max(sides) > LONGEST_SIDE:
+            raise ValueError(
+                f"picture: expected at most {LONGEST_SIDE} pixels a side, found {sides}"
+            )
         return self
 
 

@@ -16,6 +16,7 @@ from artifacts.cells import decode_row
 from artifacts.decision import decide
 from artifacts.estimates import log_losses
 from artifacts.evidence import (
+    LONGEST_SIDE,
     MOST_MISTAKES,
     CellValue,
     ColumnImportance,
@@ -37,8 +38,7 @@ _CLOSELY = 20
 # What each of the two looks at the columns may cost: some seconds of one core.
 _FLOPS = 150_000_000_000
 _MOST_POINTS = 200
-_LONGEST_SIDE = 128
-_MOST_CELLS, _LONGEST_CELL = 60, 200
+_MOST_CELLS, _LONGEST_CELL = 24, 200
 
 
 def gather_evidence(
@@ -135,9 +135,9 @@ def _rows(part: Part, rows: np.ndarray) -> np.ndarray:
 def _picture(raw: np.ndarray) -> str:
     """uint8 [C, H, W] as a PNG in base64, at most 128 pixels a side."""
     longest = max(raw.shape[1:])
-    if longest > _LONGEST_SIDE:
+    if longest > LONGEST_SIDE:
         image = Image.fromarray(raw[0] if len(raw) == 1 else raw.transpose(1, 2, 0))
-        sides = [max(1, round(side * _LONGEST_SIDE / longest)) for side in image.size]
+        sides = [max(1, round(side * LONGEST_SIDE / longest)) for side in image.size]
         small = np.asarray(image.resize((sides[0], sides[1]), Image.Resampling.LANCZOS))
         raw = small[np.newaxis] if small.ndim == 2 else small.transpose(2, 0, 1)
     return base64.b64encode(encode_png(raw)).decode()

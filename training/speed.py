@@ -14,8 +14,8 @@ import torch
 from artifacts.backends import Model
 from artifacts.manifest import FormatSpeed, Speed
 
-# In all 2 x 3 formats x 5 rounds: less than a second, but for models that take longer to answer.
-_ROUNDS, _ROUND_S = 5, 0.02
+# In all 2 x 3 formats x 5 rounds: half a second, but for models that take longer to answer.
+_ROUNDS, _ROUND_S = 5, 0.01
 # No batch is larger than what takes about so long.
 _BATCH_S = 0.3
 

@@ -16,8 +16,8 @@ from artifacts.estimates import difference_interval
 from artifacts.manifest import Estimate, Manifest
 from training.report.figures import (
     Section,
-    decimal,
     estimate_cell,
+    exponent,
     interval_bar,
     label,
     number_cell,
@@ -89,9 +89,12 @@ def _same(values: Sequence[object]) -> bool:
 def _names(manifests: Sequence[Manifest]) -> list[Markup]:
     """What each bundle is called: its number in the list, and its reference."""
     return [
-        join(element("span", f"{number}", class_="key"), element("code", manifest.reference))
+        join(
+            element("span", f"{number}", class_="key"), " ", manifest.name, element("br"),
+            element("small", manifest.version),
+        )
         for number, manifest in enumerate(manifests, start=1)
-    ]
+    ]  # fmt: skip
 
 
 def _figures(manifests: Sequence[Manifest]) -> Section | None:
@@ -199,7 +202,7 @@ def _formats(manifests: Sequence[Manifest]) -> Section:
                     number_cell(size_text(size.size) if size else _ABSENT),
                     number_cell(f"{speed.alone:,.0f}" if speed else _ABSENT),
                     number_cell(f"{speed.batched:,.0f}" if speed else _ABSENT),
-                    number_cell(decimal(entry.max_abs_diff)),
+                    number_cell(exponent(entry.max_abs_diff)),
                 )
             )  # fmt: skip
     head = ["bundle", ("format", "text"), "size", "answers/s, one by one", "in batches"]

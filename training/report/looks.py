@@ -49,6 +49,8 @@ def mistakes(manifest: Manifest, evidence: Evidence | None) -> Section | None:
         "data."
     )
     pictures = isinstance(manifest.input, ImageInput)
+    if not pictures:
+        words += " Of each row, the columns that matter most."
     draw = _picture_card if pictures else _row_card
     cards = [draw(manifest, mistake) for mistake in evidence.mistakes]
     return section(
