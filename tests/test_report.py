@@ -22,7 +22,7 @@ from artifacts.evidence import (
     Spread,
 )
 from artifacts.inputs import Column, TableInput
-from artifacts.manifest import Estimate, Manifest
+from artifacts.manifest import Estimate, Manifest, Study
 from artifacts.predictor import Predictor
 from tests.browser import chromium  # noqa: F401
 from tests.forgery import files_of, forge
@@ -231,6 +231,18 @@ def test_a_hundred_labels_and_three_hundred_columns_make_a_small_page(cancer: Pr
     assert "The other 85 labels" in text and "The other 280 columns" in text
     assert "100 labels down" in "".join(value for _, value in Page(page).attributes)
     assert "ROW.json" in text
+
+
+def test_the_study_that_found_a_model_is_told(digits: Predictor) -> None:
+    study = Study(
+        name="search <1>", objective="accuracy", space=("train.lr: 1e-5 to <i>0.1</i>",),
+        sampler="tpe", pruner="median", trials={"complete": 7}, best_trial=3, trial=3, value=0.98,
+        params={"train.lr": 0.01}, repeats=5, difference=Estimate(value=0.01, low=0.0, high=0.02),
+    )  # fmt: skip
+    page = rendered(digits, digits.manifest.model_copy(update={"study": study}))
+    text = Page(page).text
+    for words in ("search <1>: 7 trials (7 complete)", "train.lr: 1e-5 to <i>0.1</i>", "+0.0100"):
+        assert words in text
 
 
 def test_a_bundle_without_evidence_still_makes_a_report() -> None:

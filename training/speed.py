@@ -17,7 +17,7 @@ from artifacts.manifest import FormatSpeed, Speed
 # In all 2 x 3 formats x 5 rounds: half a second, but for models that take longer to answer.
 _ROUNDS, _ROUND_S = 5, 0.01
 # No batch is larger than what takes about so long.
-_BATCH_S = 0.3
+_BATCH_S, _FEW = 0.3, 32
 
 
 def measure_speed(formats: Mapping[str, Model], rows: np.ndarray) -> Speed:
@@ -30,8 +30,7 @@ def measure_speed(formats: Mapping[str, Model], rows: np.ndarray) -> Speed:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        seconds = {name: _seconds_of_one(model, rows[:1]) for name, model in formats.items()}
-        size = int(min(len(rows), max(1.0, _BATCH_S / max(seconds.values()))))
+        size = min(_batch_size(model, rows) for model in formats.values())
         batches = {"alone": rows[:1], "batched": rows[:size]}
         rates: dict[str, dict[str, list[float]]] = {
             name: {way: [] for way in batches} for name in formats
@@ -56,11 +55,21 @@ def measure_speed(formats: Mapping[str, Model], rows: np.ndarray) -> Speed:
     )
 
 
-def _seconds_of_one(model: Model, row: np.ndarray) -> float:
+def _batch_size(model: Model, rows: np.ndarray) -> int:
+    """How many of the rows take about _BATCH_S, at least one; all where they take less."""
+    row = rows[:1]
     # TorchScript optimises in its first two calls.
     model(row), model(row)
+    size, seconds = 1, _seconds(model, row)
+    # What one row costs is mostly the call, but in large models.
+    if _FEW * seconds < _BATCH_S:
+        size, seconds = _FEW, _seconds(model, rows[:_FEW])
+    return min(len(rows), max(1, int(size * _BATCH_S / seconds)))
+
+
+def _seconds(model: Model, rows: np.ndarray) -> float:
     began = time.perf_counter()
-    model(row)
+    model(rows)
     return time.perf_counter() - began
 
 
