@@ -9,23 +9,21 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import io
 import json
 import os
 import shutil
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pydantic
 
 from artifacts.errors import BundleError
 from artifacts.evidence import MAX_EVIDENCE_BYTES, Evidence, decode_evidence
 from artifacts.gate_report import GateReport, decode_gate_report
+from artifacts.golden import Golden as Golden
+from artifacts.golden import decode_golden
 from artifacts.manifest import (
     EVIDENCE,
     GOLDEN,
@@ -44,32 +42,6 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 _TEMPORARY = ".tmp-"
 # What a file manager leaves behind by looking.
 _IGNORED = {".DS_Store"}
-
-
-@dataclass(frozen=True)
-class Golden:
-    """Held-out raw inputs and what the eager model answered.
-
-    raw: [N, *input shape] uint8 or float64; logits, probabilities: [N, K] float32; labels: [N]
-    int64 true classes, -1 where there is none (synthetic rows).
-    """
-
-    raw: np.ndarray
-    logits: np.ndarray
-    probabilities: np.ndarray
-    labels: np.ndarray
-
-    def encode(self) -> bytes:
-        """As the bytes of `golden.npz`."""
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            raw=self.raw,
-            logits=self.logits,
-            probabilities=self.probabilities,
-            labels=self.labels,
-        )
-        return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -118,43 +90,13 @@ class Bundle:
     def golden(self) -> Golden:
         """The held-out rows that every backend must answer as eager did.
 
-        Raises BundleError unless it holds plain arrays of the right shapes and types, with
-        finite answers.
+        Raises BundleError unless it holds what it should.
         """
-        file, payload = self.path / GOLDEN, self.read(GOLDEN)
+        payload = self.read(GOLDEN)
         try:
-            with zipfile.ZipFile(io.BytesIO(payload)) as archive:
-                # Stored entries cannot be larger than the file, whose size is verified.
-                if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-                    raise BundleError(f"{file}: not a golden file: it is compressed")
-            with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
-                golden = Golden(**{key: arrays[key] for key in Golden.__dataclass_fields__})
-        # numpy documents ValueError; damaged archives and headers raise the others too.
-        except (
-            ValueError, KeyError, OSError, EOFError, TypeError, MemoryError, SyntaxError,
-            zipfile.BadZipFile, zlib.error, NotImplementedError,
-        ) as error:  # fmt: skip
-            raise BundleError(f"{file}: not a golden file: {error}") from error
-        spec = self.manifest.input
-        rows = golden.raw.shape[0] if isinstance(golden.raw, np.ndarray) and golden.raw.ndim else 0
-        classes = len(self.manifest.labels)
-        expected = {
-            "raw": ((rows, *spec.shape), np.uint8 if spec.kind == "image" else np.float64),
-            "logits": ((rows, classes), np.float32),
-            "probabilities": ((rows, classes), np.float32),
-            "labels": ((rows,), np.int64),
-        }
-        for key, (shape, dtype) in expected.items():
-            array = getattr(golden, key)
-            found = (getattr(array, "dtype", None), getattr(array, "shape", None))
-            if found != (dtype, shape) or rows == 0:
-                raise BundleError(
-                    f"{file}: {key}: expected {np.dtype(dtype)} of shape {shape} with at least "
-                    f"one row, found {found[0]} {found[1]}"
-                )
-        if not np.isfinite(golden.logits).all() or not np.isfinite(golden.probabilities).all():
-            raise BundleError(f"{file}: expected finite logits and probabilities")
-        return golden
+            return decode_golden(payload, self.manifest)
+        except ValueError as error:
+            raise BundleError(f"{self.path / GOLDEN}: {error}") from error
 
 
 def write_bundle(
