@@ -137,9 +137,9 @@ def test_a_thinned_curve_keeps_its_ends_and_its_area() -> None:
 
 
 def test_the_baseline_knows_the_shares_of_the_training_part_alone() -> None:
-    train, test = np.array([0] * 6 + [1] * 3 + [2]), np.array([0, 1, 1, 2])
+    train, test = np.array([0] * 6 + [1] * 3 + [2]), np.array([0, 0, 0, 1, 2])
     found = label_shares_baseline(train, test, 3)
-    assert (found.rows, found.accuracy.value) == (4, 0.25)
-    shares = np.tile(np.array([0.6, 0.3, 0.1], dtype=np.float32), (4, 1))
+    assert (found.rows, found.accuracy.value) == (5, 0.6)
+    shares = np.tile(np.array([0.6, 0.3, 0.1], dtype=np.float32), (5, 1))
     assert found.log_loss.value == pytest.approx(log_losses(shares, test).mean())
-    assert found.accuracy.low < 0.25 < found.accuracy.high
+    assert found.accuracy.low < 0.6 < found.accuracy.high

@@ -171,7 +171,10 @@ def test_columns_and_cells_with_html_are_escaped(cancer: Predictor) -> None:
     assert seen.text.count(NASTY) >= 4 and note in seen.text and "missing" in seen.text
 
 
-TEXTS = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), max_size=30)
+MARKUP = st.sampled_from(["<b>", "</p>", "<!--", "&lt;", "&", '"', "'", ">", "<script>", "]]>"])
+TEXTS = st.lists(
+    MARKUP | st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=5), max_size=6
+).map("".join)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
