@@ -119,6 +119,18 @@ def test_the_figures_are_the_manifests(digits: Predictor, cancer: Predictor) -> 
             assert words in text
 
 
+def test_the_call_that_is_shown_gives_the_answer_that_is_said(
+    cancer: Predictor, use_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Page(rendered(cancer))
+    start = page.text.index("from artifacts import open_bundle")
+    end = page.text.index("The data", start)
+    exec(page.text[start:end], {})
+    name, probability = capsys.readouterr().out.split()
+    said = f"It is answered {name} with probability {float(probability):.4f}."
+    assert said in page.text
+
+
 def test_a_section_is_there_where_the_bundle_has_something_for_it(
     digits: Predictor, cancer: Predictor
 ) -> None:

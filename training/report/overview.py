@@ -222,26 +222,23 @@ def calling(manifest: Manifest, golden: Golden) -> Section:
 
 
 def _python(manifest: Manifest, instance: str, long: bool) -> str:
+    imports, row = ["from artifacts import open_bundle"], f"row = {json.loads(instance)!r}"
+    if isinstance(manifest.input, ImageInput):
+        row = 'picture = open("PICTURE.jpg", "rb").read()'
+    elif long:
+        imports.insert(0, "import json")
+        row = 'row = json.load(open("ROW.json"))["instances"][0]'
+    given = "{name: [cell] for name, cell in row.items()}"
+    if isinstance(manifest.input, ImageInput):
+        given = "[picture]"
     lines = [
-        "from artifacts import open_bundle",
+        *imports,
         "",
         f'model = open_bundle("{manifest.reference}")',
+        row,
+        f"answer = model.predict({given})",
+        "print(answer.label[0], answer.probabilities[0, answer.index[0]])",
     ]
-    if isinstance(manifest.input, ImageInput):
-        lines += ['answer = model.predict([open("PICTURE.jpg", "rb").read()])']
-    elif long:
-        lines += [
-            "import json",
-            'row = json.load(open("ROW.json"))["instances"][0]',
-            "answer = model.predict({name: [cell] for name, cell in row.items()})",
-        ]
-    else:
-        cells = repr(json.loads(instance))
-        lines += [
-            f"row = {cells}",
-            "answer = model.predict({name: [cell] for name, cell in row.items()})",
-        ]
-    lines += ["print(answer.label[0], answer.probabilities[0].max())"]
     return "\n".join(lines)
 
 
