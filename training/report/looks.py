@@ -62,14 +62,23 @@ def mistakes(manifest: Manifest, evidence: Evidence | None) -> Section | None:
 
 
 def _said(manifest: Manifest, mistake: Mistake) -> Markup:
+    lines = (
+        ("answered", mistake.answer, mistake.probability),
+        ("is", mistake.label, mistake.of_label),
+    )
     return element(
         "dl",
-        element("dt", "answered"),
-        element("dd", label(manifest.labels[mistake.answer]), " ",
-                element("span", percent(mistake.probability), class_="share")),
-        element("dt", "is"),
-        element("dd", label(manifest.labels[mistake.label]), " ",
-                element("span", percent(mistake.of_label), class_="share")),
+        [
+            element(
+                "div",
+                element("dt", said),
+                " ",
+                element("dd", label(manifest.labels[index]), " ",
+                        element("span", percent(probability), class_="share")),
+            )
+            for said, index, probability in lines
+        ],
+        class_="said-is",
     )  # fmt: skip
 
 

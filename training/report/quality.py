@@ -281,7 +281,7 @@ def _counts(matrix: np.ndarray, manifest: Manifest) -> Markup:
         rows.append(row(join(key, " ", label(name)), cells))
     caption = (
         "Test rows, counted: true labels down, answers across; the diagonal is right. The "
-        "darker, the larger the share of the true label's rows."
+        "stronger the colour, the larger the share of the true label's rows."
     )
     corner = element("span", "true ↓", element("br"), "answered →", class_="corner")
     return table([corner, *map(label, keys)], rows, caption, "confusion")
@@ -300,8 +300,8 @@ def _heat(matrix: np.ndarray, manifest: Manifest) -> Markup:
     source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     words = (
         f"{len(matrix)} labels down, in the manifest's order, their answers across in the same "
-        "order. On the diagonal an answer is right; elsewhere, the darker, the larger the share of "
-        "the true label's rows."
+        "order. On the diagonal an answer is right; the stronger the colour, the larger the share "
+        "of the true label's rows."
     )
     return element(
         "figure",

@@ -140,7 +140,8 @@ def thresholds(manifest: Manifest, evidence: Evidence | None) -> Section | None:
             found, taken = percent(right_yes / yes), percent(1 - right_no / no)
             at = join(
                 f"Served at threshold {manifest.threshold:g} (the dot): of the rows that are ",
-                element("q", name), f" {found} are found, of the others {taken} are taken for it.",
+                element("q", name), f", {found} are found; of the others, {taken} are ",
+                "taken for it.",
             )  # fmt: skip
     areas = []
     if test.auc is not None:
