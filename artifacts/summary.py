@@ -39,7 +39,10 @@ def summary_lines(bundle: Bundle) -> list[str]:
         f"  data       {manifest.data.source}, fingerprint {manifest.data.fingerprint[:16]}",
         *(f"  note       {note}" for note in manifest.data.notes),
     ]
-    for part, metrics in manifest.metrics.items():
+    measured = dict(manifest.metrics)
+    if manifest.baseline is not None:
+        measured["no model"] = manifest.baseline
+    for part, metrics in measured.items():
         shown = "  ".join(
             f"{name} {figure.value:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
             for name, figure in metrics.headline.items()
@@ -52,6 +55,11 @@ def summary_lines(bundle: Bundle) -> list[str]:
         lines.append(
             f"  parity     {file}: largest difference {parity.max_abs_diff:.2g}, "
             f"{parity.label_disagreements} other labels in {parity.rows} answers"
+        )
+    for file, speed in manifest.speed.formats.items() if manifest.speed is not None else ():
+        lines.append(
+            f"  speed      {file}: {speed.alone:,.0f} answers/s one by one, {speed.batched:,.0f} "
+            f"in batches of {speed.batch_size}, on one CPU thread"
         )
     for file, info in sorted(manifest.files.items()):
         lines.append(f"  file       {file:<14}{info.size:>12,} bytes  sha256 {info.sha256[:16]}")

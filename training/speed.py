@@ -14,10 +14,10 @@ import torch
 from artifacts.backends import Model
 from artifacts.manifest import FormatSpeed, Speed
 
-# In all 2 x 3 formats x 5 rounds: half a second, but for models that take longer to answer.
+# In all 2 x 3 formats x 5 rounds: a second or two, but for models that take longer to answer.
 _ROUNDS, _ROUND_S = 5, 0.01
 # No batch is larger than what takes about so long.
-_BATCH_S, _FEW = 0.3, 32
+_BATCH_S, _FEW = 0.1, 32
 
 
 def measure_speed(formats: Mapping[str, Model], rows: np.ndarray) -> Speed:
