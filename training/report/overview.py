@@ -117,7 +117,7 @@ def _beside(manifest: Manifest) -> Markup | None:
         f"{points(train.accuracy.value - test.accuracy.value)} points."
     )
     if baseline is None:
-        return learned and _card("In training", percent(train.accuracy.value), learned)
+        return train and _card("On the training part", percent(train.accuracy.value), learned)
     said = join("by answering ", element("q", short_label(majority(manifest))), " each time.")
     return _card("Without a model", percent(baseline.accuracy.value), said, learned)
 

@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from artifacts.estimates import MOST_CONFUSED
 from artifacts.manifest import LabelMetrics, Manifest, Metrics
 from training.report.figures import (
     Heading,
@@ -216,8 +217,11 @@ def confusion_section(manifest: Manifest) -> Section | None:
     if test is None:
         return None
     title, noun = "What is mixed up", rows_noun(manifest)
+    count = len(manifest.labels)
+    if matrix is None and count <= MOST_CONFUSED:
+        # Bundles of the first release kept none.
+        return None
     if matrix is None:
-        count = len(manifest.labels)
         return section(
             "confusion",
             title,
