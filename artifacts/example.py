@@ -25,16 +25,11 @@ def example_instance(manifest: Manifest, golden: Golden) -> Any:
 
 
 def curl_line(manifest: Manifest, golden: Golden, url: str, *, with_token: bool = False) -> str:
-    """A `curl` command that predicts the first golden row; $TOKEN stands for the caller's.
-
-    Of a row that is too long for a line, it takes a picture or a body from a file.
-    """
+    """A `curl` command that predicts the first golden row; $TOKEN stands for the caller's."""
     token = """ -H "Authorization: Bearer $TOKEN\"""" if with_token else ""
     body = json.dumps({"instances": [example_instance(manifest, golden)]})
     kind = "-H 'Content-Type: application/json'"
     line = f"curl {url}/predict{token} {kind} -d {shlex.quote(body)}"
-    if len(line) > _LONGEST_LINE and manifest.input.kind == "table":
-        return f"curl {url}/predict{token} {kind} -d @ROW.json"
-    if len(line) > _LONGEST_LINE:
+    if isinstance(manifest.input, ImageInput) and len(line) > _LONGEST_LINE:
         return f"curl {url}/predict/image{token} --data-binary @PICTURE.jpg"
     return line

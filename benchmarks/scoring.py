@@ -12,7 +12,7 @@ the lines of the parts that were asked for; scoring.json holds each round's figu
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import os
 import shutil
 import subprocess
@@ -21,8 +21,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import psutil
-
 from artifacts.bundle import Bundle
 from artifacts.devices import cuda_device_count
 from artifacts.inputs import ImageInput
@@ -30,7 +28,7 @@ from artifacts.manifest import ONNX
 from benchmarks import scoring_data as data
 from benchmarks.peers import bare
 from benchmarks.peers.models import open_mlp, open_resnet, open_table
-from benchmarks.results import machine, write
+from benchmarks.results import asked, machine, measure_parts
 from benchmarks.scoring_peers import beside_peers
 from benchmarks.scoring_runs import Run, ours, peak_mb
 from benchmarks.scoring_tables import Entrant, beside_bare, best, engines, shares, spread
@@ -84,29 +82,21 @@ def main() -> None:
     parser.add_argument("--cuda-pictures", type=int, default=30_000)
     able = [part for part in PARTS if part != "cuda" or cuda_device_count()]
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=able)
-    arguments = vars(parser.parse_args())
-    parts = arguments.pop("parts")
-    setting = Setting(
-        **{
-            key: value.resolve() if isinstance(value, Path) else value
-            for key, value in arguments.items()
-        }
-    )
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    for part in parts:
-        print(f"{part}: {setting.rounds} rounds", flush=True)
-        before = psutil.cpu_percent(interval=2)
-        lines, figures = PARTS[part](setting)
+    arguments = asked(parser)
+    wanted = arguments.pop("parts")
+    setting = Setting(**arguments)
+    parts = {name: functools.partial(_emptied, part, setting) for name, part in PARTS.items()}
+    measure_parts("## Offline scoring (scoring.py)", RECORD, parts, wanted, where)
+
+
+def _emptied(
+    part: Callable[[Setting], tuple[list[str], dict]], setting: Setting
+) -> tuple[list[str], dict]:
+    """A part, after which nothing of its last job is left."""
+    try:
+        return part(setting)
+    finally:
         shutil.rmtree(setting.out, ignore_errors=True)
-        on = f"{where(part)} Cores busy just before and after: {before:.0f}%, "
-        on += f"{psutil.cpu_percent(interval=2):.0f}%."
-        record[part] = {"machine": on, "lines": lines, "figures": figures}
-        RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    section = []
-    for part in PARTS:
-        if part in record:
-            section += [*record[part]["lines"], "", f"({part}: {record[part]['machine']})", ""]
-    write("## Offline scoring (scoring.py)", section)
 
 
 def where(part: str) -> str:

@@ -14,21 +14,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import functools
 import os
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from artifacts.bundle import Bundle
 from benchmarks.overload import memory, overload
 from benchmarks.peers import alone, servers, wires
 from benchmarks.peers.models import image_bodies, open_mlp, open_resnet, picture_bodies
 from benchmarks.peers.servers import Setting
-from benchmarks.results import machine, write
+from benchmarks.results import asked, machine, measure_parts
 from benchmarks.serving_load import Throughput, echo, wrk
 from benchmarks.serving_tables import (
     FLOOR,
@@ -65,28 +64,11 @@ def main() -> None:
     parser.add_argument("--overload-s", type=float, default=60.0, help="of each load")
     parser.add_argument("--requests", type=int, default=500_000, help="over which memory is seen")
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
-    arguments = vars(parser.parse_args())
-    parts = arguments.pop("parts")
-    setting = Setting(
-        **{
-            key: value.resolve() if isinstance(value, Path) else value
-            for key, value in arguments.items()
-        }
-    )
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    for part in parts:
-        print(f"{part}: {setting.rounds} rounds", flush=True)
-        before = psutil.cpu_percent(interval=2)
-        lines, figures = PARTS[part](setting)
-        machine_then = f"{where(setting)} Cores busy just before and after: {before:.0f}%, "
-        machine_then += f"{psutil.cpu_percent(interval=2):.0f}%."
-        record[part] = {"machine": machine_then, "lines": lines, "figures": figures}
-        RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    section = []
-    for part in PARTS:
-        if part in record:
-            section += [*record[part]["lines"], "", f"({part}: {record[part]['machine']})", ""]
-    write("## Serving (serving.py)", section)
+    arguments = asked(parser)
+    wanted = arguments.pop("parts")
+    setting = Setting(**arguments)
+    parts = {name: functools.partial(part, setting) for name, part in PARTS.items()}
+    measure_parts("## Serving (serving.py)", RECORD, parts, wanted, lambda _: where(setting))
 
 
 def where(setting: Setting) -> str:

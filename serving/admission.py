@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from serving.exchange import Reply, error_reply
 from serving.neighbours import Neighbours
 from serving.overload import Overloaded
+from serving.page.routes import is_open, sign_in
 from serving.tokens import Tokens
 from serving.worker import Worker
 
@@ -84,9 +85,12 @@ class Admission:
 
     def refuse_head(self, path: str, headers: dict[bytes, bytes]) -> Reply | None:
         """What the head alone is refused for."""
-        if self.tokens is not None and path not in _OPEN:
+        if self.tokens is not None and path not in _OPEN and not is_open(path):
             given = headers.get(b"authorization", b"")
             if not self.tokens.accept(given):
+                if path == "/" and not given and b"text/html" in headers.get(b"accept", b""):
+                    # Somebody with a browser, which sends no token of its own accord.
+                    return self._count(sign_in())
                 expected = "Authorization: Bearer and a token of this service"
                 found = "another" if given else "none"
                 challenge = {"WWW-Authenticate": "Bearer"}
@@ -120,7 +124,9 @@ class Admission:
 
     def tell(self, error: Exception) -> Reply:
         """What a caller is told who is refused before any route has the request; counted."""
-        reply = error_reply(error)
+        return self._count(error_reply(error))
+
+    def _count(self, reply: Reply) -> Reply:
         self.worker.metrics.request("refused", reply.status, 0.0)
         return reply
 

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from bentoml import Bento
 
 _ROOMS = ("artifacts", "serving")
+# Of each room; the page's own files are not code.
+_PACKED_PATTERNS = (
+    "*.py", "page/*.py", "page/static/*.html", "page/static/*.css", "page/static/*.js",
+    "page/static/*.svg", "page/static/*.LICENSE",
+)  # fmt: skip
 _SOURCE = Path(__file__).parent.parent
 _STORE = Path("artifacts", "store")
 _PACKED = "packed.json"
@@ -162,7 +167,9 @@ def _context() -> Iterator[Path]:
     """A folder with the code that serves, from wherever it is installed, and nothing else."""
     with tempfile.TemporaryDirectory(prefix="parityline-build-") as folder:
         for room in _ROOMS:
-            (Path(folder) / room).mkdir()
-            for file in sorted((_SOURCE / room).glob("*.py")):
-                shutil.copy(file, Path(folder) / room)
+            for pattern in _PACKED_PATTERNS:
+                for file in sorted((_SOURCE / room).glob(pattern)):
+                    target = Path(folder) / file.relative_to(_SOURCE)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(file, target)
         yield Path(folder)

@@ -2,7 +2,7 @@
 
 `app.state.worker` is set by `serving.lifecycle` before the app starts. Predictions come this way
 only as multipart forms, or where BentoML traces them: see `serving.connection` for the short one.
-Every answer is JSON, errors `{"error": "..."}`.
+Answers are JSON, but for `serving.page`; errors are `{"error": "..."}`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import StatelessLifespan
 
@@ -22,7 +22,7 @@ from artifacts.errors import DataError
 from serving.exchange import Exchange, Reply, error_reply
 from serving.oip_routes import named_manifest, oip_routes
 from serving.overload import Overloaded
-from serving.page import render_page
+from serving.page.routes import page_routes
 
 if TYPE_CHECKING:
     from serving.worker import Worker
@@ -48,7 +48,7 @@ def build_app(lifespan: StatelessLifespan[Starlette]) -> Starlette:
         Route("/model", describe_model, methods=["GET"]),
         Route("/docs.json", describe_api, methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),
-        Route("/", page, methods=["GET"]),
+        *page_routes(),
         Route("/{path:path}", no_route, methods=_METHODS),
     ]
     refused = (DataError, Overloaded, HTTPException, Exception)
@@ -138,19 +138,6 @@ async def metrics(request: Request) -> Response:
     worker.counts()
     content = await asyncio.to_thread(worker.metrics.exposition, SERVICE)
     return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-async def page(request: Request) -> Response:
-    """GET /: what this model is."""
-    worker: Worker = request.app.state.worker
-    predictor = worker.model.predictor
-    url = str(request.base_url).rstrip("/")
-    with_token = worker.settings.tokens is not None
-    content = render_page(
-        predictor.manifest, predictor.golden, predictor.device, url, with_token=with_token
-    )
-    headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-    return HTMLResponse(content, headers=headers)
 
 
 async def no_route(request: Request) -> Response:

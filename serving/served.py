@@ -17,6 +17,7 @@ from serving.oip import InferenceProtocol
 from serving.oip_documents import Statistics
 from serving.openapi import openapi_document
 from serving.pace import Pace
+from serving.page import Page
 from serving.settings import Settings
 from serving.wire import RequestDecoder, response_encoder
 
@@ -41,6 +42,7 @@ class ServedModel:
     description: bytes
     openapi: bytes
     metrics: Metrics
+    page: Page
     pending: int = 0
 
     @property
@@ -147,6 +149,7 @@ def serve_model(prepared: Prepared, settings: Settings, metrics: Metrics) -> Ser
         description=msgspec.json.encode(about),
         openapi=msgspec.json.encode(openapi_document(manifest, predictor.golden)),
         metrics=metrics,
+        page=Page(predictor, settings, max_rows=max_rows),
     )
 
 

@@ -1,40 +1,35 @@
-"""Chromium for the tests that look at pages, where the machine has one."""
+"""A real browser for tests: the Chromium that is installed, without a word to any other host."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
-# Headless, and quiet on the network.
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_ARGUMENTS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 
 
-def chromium_path() -> str | None:
-    """Where Chromium is, or Chrome; None where there is none."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next((path for path in map(shutil.which, names) if path), None)
+def chromium_path() -> str:
+    """Where it is; skips the test where there is none."""
+    for name in _NAMES:
+        found = shutil.which(name)
+        if found:
+            return found
+    pytest.skip(f"no browser is installed: none of {', '.join(_NAMES)} (Debian's chromium)")
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """A running browser of Playwright's; the test is skipped where there is none."""
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+# Of a file, and not of the session: while Playwright runs, asyncio.run does not in its thread.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium; each test opens a context, or a page, of its own."""
     path = chromium_path()
-    if path is None:
-        pytest.skip("there is no Chromium on this machine")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
+        yield launched
+        launched.close()

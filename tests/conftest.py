@@ -10,6 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PARITYLINE_TRACK"] = "0"
 
 import fcntl
+import functools
 import shutil
 import signal
 import socket
@@ -39,6 +40,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long files first, each by one of pytest-xdist's workers."""
     place = {f"test_{name}": number for number, name in enumerate(_LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(_LONG)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_read_once() -> None:
+    """torch's exporter parses the source of all of ONNX's operators for each export: a third of its
+    time. They are the same for all exports of a process."""
+    from torch.onnx._internal._lazy_import import onnxscript_apis
+
+    onnxscript_apis.get_torchlib_ops = functools.cache(onnxscript_apis.get_torchlib_ops)
 
 
 @pytest.fixture(scope="session")

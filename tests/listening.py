@@ -95,7 +95,8 @@ def listening(
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         with tempfile.TemporaryDirectory() as counts:
-            worker = Worker(prepared, Settings(**settings), Metrics(Path(counts)))
+            chosen = Settings(tokens=tokens, **settings)
+            worker = Worker(prepared, chosen, Metrics(Path(counts)))
             app.state.worker = worker
             admission = Admission(worker, Tokens(tokens) if tokens else None)
             Connection.admission = admission

@@ -30,6 +30,7 @@ PLANTED = (
     "artifacts/store/.tmp-abc/model.onnx", "artifacts/store/digits/.tmp-abc/model.onnx",
     "artifacts/store/digits/.checkpoints/last.pt", "artifacts/store/.tuning/digits/journal.log",
     "artifacts/store/.scoring/part.parquet", "serving/__pycache__/service.cpython-311.pyc",
+    "serving/page/static/.env", "serving/page/.env",
 )  # fmt: skip
 
 
@@ -158,7 +159,7 @@ def serving(
 
 def answers(server: Server, predictor: Predictor, pictures: np.ndarray) -> np.ndarray:
     with server.client() as client:
-        assert client.get("/").status_code == 200
+        assert client.get("/").status_code == client.get("/page/page.js").status_code == 200
         response = client.post("/predict", json={"instances": pictures[:, 0].tolist()})
     return probabilities_in(response, predictor)
 
@@ -172,6 +173,11 @@ def test_a_bento_holds_the_code_that_serves_one_bundle_and_nothing_else(
         str(file.relative_to(checkout))
         for room in ("artifacts", "serving")
         for file in (checkout / room).glob("*.py")
+    }
+    page = checkout / "serving" / "page"
+    code |= {
+        str(file.relative_to(checkout))
+        for file in (*page.glob("*.py"), *(page / "static").glob("[!.]*"))
     }
     held = {f"artifacts/store/digits/{version}/{name}" for name in digests(shelf / version)}
     packed = digests(bento / "src")

@@ -18,8 +18,9 @@ from artifacts.configs import (
     TableNetwork,
     TorchvisionNetwork,
 )
+from artifacts.ensembles import TableEnsemble
 from artifacts.errors import DataError
-from artifacts.networks import TableEnsemble, build_network
+from artifacts.networks import build_network
 from artifacts.preprocess import Preprocess
 from artifacts.steps import CategoryEncoding, Encode, NumberEncoding
 

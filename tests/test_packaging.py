@@ -21,6 +21,8 @@ def test_the_wheel_holds_the_three_rooms_and_no_bundle(tmp_path: Path) -> None:
         "training/recipes/digits.toml",
         "training/report/style.css",
         "serving/service.py",
+        "serving/page/static/page.html",
+        "serving/page/static/page.js",
     ):
         assert name in names
     top = {name.split("/")[0] for name in names}

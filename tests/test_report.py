@@ -24,7 +24,7 @@ from artifacts.evidence import (
 from artifacts.inputs import Column, TableInput
 from artifacts.manifest import Estimate, Manifest, Study
 from artifacts.predictor import Predictor
-from tests.browser import chromium  # noqa: F401
+from tests.browser import browser  # noqa: F401
 from tests.forgery import files_of, forge
 from training.report.figures import decimal, percent, points
 from training.report.markup import element
@@ -452,7 +452,7 @@ def test_no_real_row_is_kept_where_data_may_not_leave(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["digits", "cancer"])
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1200, "light")])
 def test_everybody_can_read_a_report(
-    chromium,  # noqa: F811
+    browser,  # noqa: F811
     name: str,
     width: int,
     scheme: str,
@@ -465,7 +465,7 @@ def test_everybody_can_read_a_report(
     manifest = renamed(predictor.manifest, "1" if name == "digits" else "benign", NASTY)
     file = tmp_path / "report.html"
     file.write_bytes(rendered(predictor, manifest))
-    page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     try:
         page.goto(file.as_uri())
         found = axe.Axe().run(page)

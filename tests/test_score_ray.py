@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -99,6 +101,45 @@ def test_an_address_where_nobody_listens_is_said_at_once() -> None:
         port = held.getsockname()[1]
         with pytest.raises(DataError, match=f"--address 127.0.0.1:{port}: no cluster is there"):
             ray_engine(f"127.0.0.1:{port}")
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_there_scores_and_lets_nobody_in_without_its_token(
+    digits: Predictor, pictures: Path, tmp_path: Path
+) -> None:
+    score(digits, [str(pictures)], tmp_path / "local", Options(workers=1))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = str(Path(__file__).resolve().parent.parent)
+    known = {**os.environ, "PYTHONPATH": root, "HOME": str(tmp_path), "RAY_ADDRESS": ""}
+    known |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    start = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    start += ["--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
+    binaries = Path(sys.executable).parent
+    with subprocess.Popen([binaries / start[0], *start[1:]], env=known) as started:
+        try:
+            wait_for(port)
+            line = [sys.executable, "-m", "parityline", "score", str(digits.bundle.path)]
+            line += [str(pictures), "--out", str(tmp_path / "ray"), "--engine", "ray"]
+            line += ["--address", f"127.0.0.1:{port}", "--workers", "2"]
+            unknown = {k: v for k, v in known.items() if not k.startswith("RAY_AUTH")}
+            refused = subprocess.run(line, env=unknown, capture_output=True, text=True, timeout=180)
+            assert refused.returncode == 1 and "RAY_AUTH_MODE=token" in refused.stderr
+            subprocess.run(line, env=known, check=True, timeout=180)
+        finally:
+            started.terminate()
+    assert parts_of(tmp_path / "ray").equals(parts_of(tmp_path / "local"))
+
+
+def wait_for(port: int) -> None:
+    until = time.monotonic() + 60
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert time.monotonic() < until, f"nobody listens on port {port}"
+        time.sleep(0.2)
 
 
 def test_what_goes_wrong_on_the_cluster_is_said(

@@ -18,10 +18,10 @@ import parityline
 from artifacts.bundle import Bundle
 from artifacts.references import list_bundles
 from tests.tuned import QUICK, RATES, Here, quick_recipe
+from training.calibration import probabilities_at
 from training.metrics import classification_metrics
 from training.recipe import Recipe
 from training.tuning import after, tune
-from training.tuning.ensemble import mean_logit_probabilities
 from training.tuning.storage import StudyError, open_storage, quiet_optuna
 from training.tuning.study import counts, optuna, ranking
 from training.tuning.tune import Options
@@ -144,12 +144,12 @@ def test_those_that_are_worth_it_are_averaged(
     assert len(manifest.recipe["model"]["members"]) == 2
     # What is released answers the mean of their logits.
     labels = tune.load_dataset(RECIPE.data).validation.labels
-    probabilities = mean_logit_probabilities([logits[0], logits[2]])
+    probabilities = probabilities_at((logits[0] + logits[2]) / 2, 1.0)
     expected = classification_metrics(probabilities, labels).log_loss.value
     released = manifest.metrics["validation"].log_loss.value
     assert released == pytest.approx(expected, abs=1e-5)
     assert released != pytest.approx(classification_metrics(
-        mean_logit_probabilities([logits[0]]), labels
+        probabilities_at(logits[0], 1.0), labels
     ).log_loss.value, abs=1e-3)  # fmt: skip
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from artifacts.ensembles import Ensemble, TableEnsemble
 from artifacts.errors import DataError
-from artifacts.networks import Ensemble, TableEnsemble
 from training.muon import Float32Muon
 from training.recipe import TrainConfig
 

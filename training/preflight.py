@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from artifacts.ensembles import TableEnsemble
 from artifacts.errors import DataError
-from artifacts.networks import TableEnsemble
 from training.batches import Batches
 from training.fit import Backbone
 from training.losses import loss_of

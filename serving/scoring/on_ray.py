@@ -64,7 +64,11 @@ def ray_engine(address: str | None = None) -> Callable[..., None]:
                 logging_level=logging.ERROR, **local,
             )  # fmt: skip
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise DataError(f"--address {address}: no cluster is there: {error}") from error
+            raise DataError(
+                f"--address {address}: no cluster is there that lets this user in: {error} "
+                "(one that asks for a token: RAY_AUTH_MODE=token, with its token in "
+                "~/.ray/auth_token or RAY_AUTH_TOKEN)"
+            ) from error
 
     return run
 

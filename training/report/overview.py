@@ -30,6 +30,7 @@ from training.report.markup import Child, element, join
 from training.report.quality import majority, mixups, worst_first
 
 URL = "http://localhost:3000"
+_ROW_FROM_FILE = f"curl {URL}/predict -H 'Content-Type: application/json' -d @ROW.json"
 _MOST_NAMED = 12
 _LONGEST_INSTANCE = 1500
 
@@ -170,10 +171,10 @@ def _formats(manifest: Manifest) -> Markup | None:
 
 
 def _call(manifest: Manifest) -> Markup:
-    ask = "/predict/image --data-binary @PICTURE.png"
+    ask = f"curl {URL}/predict/image --data-binary @PICTURE.png"
     if not isinstance(manifest.input, ImageInput):
-        ask = "/predict -H 'Content-Type: application/json' -d @ROW.json"
-    lines = f"parityline serve {manifest.reference}\ncurl {URL}{ask}"
+        ask = _ROW_FROM_FILE
+    lines = f"parityline serve {manifest.reference}\n{ask}"
     return element(
         "div", element("h3", "Call it"), _code(lines),
         element("p", element("a", "With a real request and its answer", href="#call")),
@@ -199,6 +200,7 @@ def calling(manifest: Manifest, golden: Golden) -> Section:
     long = len(whole) > _LONGEST_INSTANCE
     folded = None
     if long and not is_picture:
+        line = _ROW_FROM_FILE
         body = json.dumps({"instances": [instance]}, ensure_ascii=False, indent=1)
         folded = more("ROW.json", element("pre", body, tabindex="0"))
     return section(

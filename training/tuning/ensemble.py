@@ -12,9 +12,9 @@ from torch import nn
 
 from artifacts.configs import MOST_MEMBERS, EnsembleNetwork, NetworkConfig
 from artifacts.decision import decide
+from artifacts.ensembles import Ensemble, TableEnsemble
 from artifacts.errors import DataError
 from artifacts.estimates import log_losses
-from artifacts.networks import Ensemble, TableEnsemble
 from training.calibration import probabilities_at
 from training.metrics import area_under_curve
 
@@ -75,20 +75,6 @@ def _takes(network: nn.Module) -> tuple[str, int]:
         if isinstance(module, nn.Conv2d):
             return "channels", module.in_channels
     raise AssertionError("every kind of network begins with a linear layer or a convolution")
-
-
-def mean_logit_probabilities(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """What the ensemble of such members answers at temperature 1, without building it.
-
-    logits: float32 [N, K] of each, as `training.evaluation.logits_of` gives them. Returns float32
-    [N, K]. Raises DataError where there are none, or their shapes differ.
-    """
-    _check_shapes(logits)
-    total = logits[0]
-    for other in logits[1:]:
-        # One after the other, as the network does.
-        total = total + other
-    return probabilities_at(total / len(logits), 1.0)
 
 
 def choose_ensemble(

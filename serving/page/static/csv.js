@@ -1,0 +1,155 @@
+// A CSV's rows, answered in requests of bounded size. Columns and refusals are those of
+// `parityline score`: what it would reject is refused here, and the answers are the same.
+
+import { notice, refusalBox } from "./answer.js";
+import { Refusal, predict, rowsRequest } from "./api.js";
+import { cellOf } from "./cells.js";
+import { element } from "./dom.js";
+import { Results } from "./results.js";
+
+export const MOST_ROWS = 10_000;
+const MOST_REFUSED = 100;
+// Of one request.
+const ROWS = 500;
+const CELLS = 20_000;
+const TRIES = 5;
+const SHOWN_COLUMNS = 4;
+// What a browser reads where there is no UTF-8.
+const DAMAGED = "\uFFFD";
+
+/** Read the file, ask for all its rows, and show what comes in `place`. */
+export async function answerCsv(file, model, place) {
+  const { columns, missing_texts: missing } = model.input;
+  place.replaceChildren(element("p", { role: "status" }, `Reading ${file.name} ...`));
+  const { names, records, more } = await read(file);
+  const problem = headerProblem(names, columns, records);
+  if (problem) {
+    place.replaceChildren(refusalBox(new Refusal(problem, 400)));
+    return;
+  }
+  const at = new Map(names.map((name, position) => [name, position]));
+  // A column that is not there is the service's to miss.
+  const present = columns.filter(({ name }) => at.has(name));
+  const missingTexts = new Set(missing);
+  const instance = (record) =>
+    Object.fromEntries(
+      present.map((column) => [column.name, cellOf(column, record[at.get(column.name)], missingTexts)]),
+    );
+  const shown = names.slice(0, SHOWN_COLUMNS);
+  const results = new Results(place, file.name, ["row", ...shown, "label", "probability"]);
+  const outcomes = [];
+  const size = Math.max(1, Math.min(ROWS, model.max_rows, Math.floor(CELLS / columns.length)));
+  let refused = 0;
+  let failure = null;
+  for (let start = 0; start < records.length && !results.stopped && !failure; start += size) {
+    const batch = records.slice(start, start + size);
+    const answers = await answerBatch(batch, instance, names, model, () => results.stopped);
+    failure = answers.failure;
+    answers.outcomes.forEach((outcome, position) => {
+      if (outcome === undefined) return;
+      const record = batch[position];
+      const cells = [String(start + position), ...shown.map((_, column) => record[column] ?? "")];
+      if (outcome instanceof Refusal) results.refused(cells, outcome.message);
+      else results.answered(cells, outcome);
+      refused += outcome instanceof Refusal ? 1 : 0;
+      outcomes.push([start + position, record, outcome]);
+    });
+    results.progress(Math.min(start + size, records.length), records.length);
+    if (refused > MOST_REFUSED) break;
+  }
+  const notes = [];
+  if (results.stopped) notes.push("Stopped.");
+  if (refused > MOST_REFUSED) notes.push(`Ended after more than ${MOST_REFUSED} refused rows.`);
+  if (more) {
+    notes.push(
+      `This page takes the first ${MOST_ROWS.toLocaleString("en")} rows; ` +
+        "`parityline score` takes any number.",
+    );
+  }
+  const csv = { name: `${file.name.replace(/\.csv$/i, "")}.answers.csv`, text: () => written(names, outcomes, model) };
+  results.end(notes, outcomes.length ? csv : null);
+  if (failure) place.append(refusalBox(failure));
+}
+
+/** The header and the first rows. Blank lines are none, unless there is only one column. */
+function read(file) {
+  return new Promise((resolve) => {
+    const rows = [];
+    let more = false;
+    window.Papa.parse(file, {
+      delimiter: ",",
+      step: ({ data }, parser) => {
+        if (data.length === 1 && data[0] === "" && (rows[0]?.length ?? 2) > 1) return;
+        if (rows.length > MOST_ROWS) {
+          more = true;
+          parser.abort();
+          return;
+        }
+        rows.push(data);
+      },
+      complete: () => resolve({ names: rows[0] ?? [], records: rows.slice(1), more }),
+    });
+  });
+}
+
+function headerProblem(names, columns, records) {
+  const twice = columns.filter(({ name }) => names.filter((found) => found === name).length > 1);
+  if (twice.length) return `column twice: ${twice.map(({ name }) => `'${name}'`).join(", ")}`;
+  if (!columns.some(({ name }) => names.includes(name))) {
+    return `none of the model's columns is there, found ${names.slice(0, 5).map((name) => `'${name}'`).join(", ")}`;
+  }
+  return records.length ? null : "expected rows below the columns' names, found none";
+}
+
+/** An outcome for each row: its prediction, or why it is refused; none after a failure. */
+async function answerBatch(batch, instance, names, model, stopped) {
+  const outcomes = new Array(batch.length);
+  const known = new Set(model.input.columns.map(({ name }) => name));
+  batch.forEach((record, position) => {
+    const damaged = names.find((name, column) => known.has(name) && record[column]?.includes(DAMAGED));
+    if (record.length !== names.length) {
+      outcomes[position] = new Refusal(`expected ${names.length} cells, found ${record.length}`, 400);
+    } else if (damaged !== undefined) {
+      outcomes[position] = new Refusal(`column '${damaged}': expected UTF-8`, 400);
+    }
+  });
+  for (let waits = 0, refused = 0; refused <= MOST_REFUSED && !stopped();) {
+    const open = [...batch.keys()].filter((position) => outcomes[position] === undefined);
+    if (!open.length) break;
+    try {
+      const answer = await predict(rowsRequest(open.map((position) => instance(batch[position]))));
+      open.forEach((position, row) => (outcomes[position] = answer.predictions[row]));
+      notice(model, answer.model);
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      const row = Number(/^instances\[(\d+)\]/.exec(error.message)?.[1] ?? NaN);
+      if (error.status === 400 && row < open.length && !error.message.includes("missing field")) {
+        // Its words without the place, which is the row's own.
+        const words = error.message.replace(/^instances\[\d+\](\.|: )/, "");
+        outcomes[open[row]] = new Refusal(words, 400);
+        refused += 1;
+      } else if (error.status === 503 && waits < TRIES) {
+        waits += 1;
+        await new Promise((resolve) => setTimeout(resolve, 1000 * Number(error.retryAfter ?? 1)));
+      } else {
+        return { outcomes, failure: error };
+      }
+    }
+  }
+  return { outcomes, failure: null };
+}
+
+/** As `parityline score` writes them: what came, then row, label, index and probabilities. */
+function written(names, outcomes, model) {
+  const ours = ["row", "label", "index", "probability", ...model.labels.map((label) => `probability_${label}`)];
+  const fields = [...names.map((name) => (ours.includes(name) ? `input_${name}` : name)), ...ours, "refused"];
+  const data = outcomes.map(([row, record, outcome]) => {
+    const cells = names.map((_, column) => record[column] ?? "");
+    if (outcome instanceof Refusal) {
+      return [...cells, row, ...ours.slice(1).map(() => ""), outcome.message];
+    }
+    const { label, index, probability, probabilities } = outcome;
+    return [...cells, row, label, index, probability, ...model.labels.map((name) => probabilities[name]), ""];
+  });
+  return window.Papa.unparse({ fields, data });
+}

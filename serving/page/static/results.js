@@ -1,0 +1,73 @@
+// Many answers: a table that grows as they come, and a CSV of all of them.
+
+import { button, element, percent, save } from "./dom.js";
+
+const SHOWN = 200;
+
+/** names: of the columns that are shown. place: where it goes, instead of what is there. */
+export class Results {
+  #body = element("tbody");
+  #state = element("p", { className: "state", role: "status" });
+  #progress = element("progress", { max: 1, value: 0, "aria-label": "Rows answered" });
+  #after = element("div", { className: "actions" });
+  #counts = { answered: 0, refused: 0 };
+  #shown = 0;
+  stopped = false;
+
+  constructor(place, title, names) {
+    const head = element("tr", {}, ...names.map((name) => element("th", { scope: "col" }, name)));
+    head.lastChild.className = "number";
+    const stop = button("Stop", () => (this.stopped = true));
+    this.#after.append(stop);
+    place.replaceChildren(
+      element("h3", {}, title), this.#state, this.#progress, this.#after,
+      element(
+        "div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": title },
+        element("table", { className: "answers" }, element("thead", {}, head), this.#body),
+      ),
+    );
+  }
+
+  /** A row that was answered. cells: texts or elements before the label. */
+  answered(cells, prediction) {
+    this.#counts.answered += 1;
+    this.#row(
+      cells,
+      element("td", { className: "cell-label" }, prediction.label),
+      element("td", { className: "number" }, percent(prediction.probability)),
+    );
+  }
+
+  /** A row that was refused. */
+  refused(cells, reason) {
+    this.#counts.refused += 1;
+    this.#row(cells, element("td", { className: "words", colSpan: 2 }, reason));
+  }
+
+  #row(cells, ...outcome) {
+    if (this.#shown >= SHOWN) return;
+    this.#shown += 1;
+    this.#body.append(
+      element("tr", {}, ...cells.map((cell) => element("td", {}, cell)), ...outcome),
+    );
+  }
+
+  /** How far it is, of all rows. */
+  progress(done, all) {
+    this.#progress.value = all ? done / all : 1;
+    this.#state.textContent = `${done.toLocaleString("en")} of ${all.toLocaleString("en")}`;
+  }
+
+  /** It is over. notes: what else there is to say. csv: null, or {name, text()} to save. */
+  end(notes, csv) {
+    const { answered, refused } = this.#counts;
+    const count = (number, word) => `${number.toLocaleString("en")} ${word}`;
+    const parts = [count(answered, "answered"), ...(refused ? [count(refused, "refused")] : [])];
+    if (answered + refused > this.#shown) parts.push(`the first ${this.#shown} shown`);
+    this.#state.textContent = [`${parts.join(", ")}.`, ...notes].join(" ");
+    this.#progress.remove();
+    this.#after.replaceChildren(
+      ...(csv ? [button("Save all answers as CSV", () => save(csv.name, csv.text(), "text/csv"))] : []),
+    );
+  }
+}
