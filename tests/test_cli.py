@@ -53,7 +53,7 @@ def test_show_list_verify_and_promote_speak_of_the_bundle(store: Path, digits: P
     for backend in ("onnx", "eager"):
         verified = parityline("verify", reference, "--backend", backend, **environment)
         assert verified.returncode == 0, verified.stderr
-        assert "7 files are as released" in verified.stdout
+        assert "8 files are as released" in verified.stdout
         assert f"{backend} on cpu: " in verified.stdout
     promoted = parityline("promote", reference, **environment)
     assert promoted.returncode == 0 and digits.manifest.version in promoted.stdout
