@@ -16,6 +16,7 @@ from artifacts.terminal import say, say_error, styled
 from serving.command import build, pull, push, serve
 from serving.scoring.command import score
 from training.command import recipes, train
+from training.report.command import report
 from training.tuning.command import tune
 
 # What typer exits with after Ctrl-C.
@@ -111,7 +112,7 @@ app = typer.Typer(
 
 for _panel, _commands in {
     "Train": (recipes, train, tune),
-    "Look": (list_, show, verify),
+    "Look": (list_, show, report, verify),
     "Serve": (promote, serve),
     "Score": (score,),
     "Move": (build, push, pull),

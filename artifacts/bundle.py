@@ -9,23 +9,26 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import io
 import json
 import os
 import shutil
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pydantic
 
 from artifacts.errors import BundleError
+from artifacts.evidence import MAX_EVIDENCE_BYTES, Evidence, decode_evidence
+from artifacts.gate_report import GateReport, decode_gate_report
+from artifacts.golden import Golden as Golden
+from artifacts.golden import decode_golden
 from artifacts.manifest import (
+    EVIDENCE,
     GOLDEN,
+    PARITY,
+    REPORT,
     REQUIRED_FILES,
     SCHEMA_VERSION,
     FileInfo,
@@ -38,32 +41,6 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 _TEMPORARY = ".tmp-"
 # What a file manager leaves behind by looking.
 _IGNORED = {".DS_Store"}
-
-
-@dataclass(frozen=True)
-class Golden:
-    """Held-out raw inputs and what the eager model answered.
-
-    raw: [N, *input shape] uint8 or float64; logits, probabilities: [N, K] float32; labels: [N]
-    int64 true classes, -1 where there is none (synthetic rows).
-    """
-
-    raw: np.ndarray
-    logits: np.ndarray
-    probabilities: np.ndarray
-    labels: np.ndarray
-
-    def encode(self) -> bytes:
-        """As the bytes of `golden.npz`."""
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            raw=self.raw,
-            logits=self.logits,
-            probabilities=self.probabilities,
-            labels=self.labels,
-        )
-        return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -86,62 +63,65 @@ class Bundle:
             raise BundleError(f"{self.path}: {problem}")
         return data
 
+    def evidence(self) -> Evidence | None:
+        """What the release found out beyond the metrics; None in a bundle that has none.
+
+        Raises BundleError where it is too large, not what it should be, or not of this model.
+        """
+        if EVIDENCE not in self.manifest.files:
+            return None
+        file = self.path / EVIDENCE
+        size = self.manifest.files[EVIDENCE].size
+        if size > MAX_EVIDENCE_BYTES:
+            raise BundleError(f"{file}: expected at most {MAX_EVIDENCE_BYTES} bytes, found {size}")
+        try:
+            return decode_evidence(self.read(EVIDENCE), self.manifest)
+        except ValueError as error:
+            raise BundleError(f"{file}: {error}") from error
+
+    def parity(self) -> GateReport:
+        """What the gate found. Raises BundleError where it is not what it should be."""
+        try:
+            return decode_gate_report(self.read(PARITY))
+        except ValueError as error:
+            raise BundleError(f"{self.path / PARITY}: {error}") from error
+
     def golden(self) -> Golden:
         """The held-out rows that every backend must answer as eager did.
 
-        Raises BundleError unless it holds plain arrays of the right shapes and types, with
-        finite answers.
+        Raises BundleError unless it holds what it should.
         """
-        file, payload = self.path / GOLDEN, self.read(GOLDEN)
+        payload = self.read(GOLDEN)
         try:
-            with zipfile.ZipFile(io.BytesIO(payload)) as archive:
-                # Stored entries cannot be larger than the file, whose size is verified.
-                if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-                    raise BundleError(f"{file}: not a golden file: it is compressed")
-            with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
-                golden = Golden(**{key: arrays[key] for key in Golden.__dataclass_fields__})
-        # numpy documents ValueError; damaged archives and headers raise the others too.
-        except (
-            ValueError, KeyError, OSError, EOFError, TypeError, MemoryError, SyntaxError,
-            zipfile.BadZipFile, zlib.error, NotImplementedError,
-        ) as error:  # fmt: skip
-            raise BundleError(f"{file}: not a golden file: {error}") from error
-        spec = self.manifest.input
-        rows = golden.raw.shape[0] if isinstance(golden.raw, np.ndarray) and golden.raw.ndim else 0
-        classes = len(self.manifest.labels)
-        expected = {
-            "raw": ((rows, *spec.shape), np.uint8 if spec.kind == "image" else np.float64),
-            "logits": ((rows, classes), np.float32),
-            "probabilities": ((rows, classes), np.float32),
-            "labels": ((rows,), np.int64),
-        }
-        for key, (shape, dtype) in expected.items():
-            array = getattr(golden, key)
-            found = (getattr(array, "dtype", None), getattr(array, "shape", None))
-            if found != (dtype, shape) or rows == 0:
-                raise BundleError(
-                    f"{file}: {key}: expected {np.dtype(dtype)} of shape {shape} with at least "
-                    f"one row, found {found[0]} {found[1]}"
-                )
-        if not np.isfinite(golden.logits).all() or not np.isfinite(golden.probabilities).all():
-            raise BundleError(f"{file}: expected finite logits and probabilities")
-        return golden
+            return decode_golden(payload, self.manifest)
+        except ValueError as error:
+            raise BundleError(f"{self.path / GOLDEN}: {error}") from error
 
 
-def write_bundle(store: Path, draft: Manifest, files: Mapping[str, bytes]) -> Bundle:
+def write_bundle(
+    store: Path,
+    draft: Manifest,
+    files: Mapping[str, bytes],
+    report: Callable[[Manifest], bytes] | None = None,
+) -> Bundle:
     """Release `files` under `store/NAME/VERSION` and return the bundle, read back.
 
     draft: a manifest without version, content hash and file digests, which are filled in here.
-    A bundle with the same content that is there already is verified and returned as it is.
+    report: makes report.html, which the version does not cover, of the manifest as it then is.
+    A bundle with the same content that is there already is verified and returned as it is, with
+    the time, the speeds and so the report of its own release.
     Raises BundleError when the disk refuses; nothing is left behind then.
     """
     assert set(REQUIRED_FILES) <= set(files), sorted(files)
     content = draft.model_dump(mode="json")
-    content["files"] = {
-        name: {"size": len(data), "sha256": _sha256(data)} for name, data in files.items()
-    }
+    content["files"] = {name: _file_info(data) for name, data in files.items()}
     content["content_sha256"] = content_sha256(content)
     content["version"] = content["content_sha256"][:VERSION_LENGTH]
+    if report is not None:
+        assert REPORT not in files
+        page = report(Manifest.model_validate(content))
+        files = {**files, REPORT: page}
+        content["files"][REPORT] = _file_info(page)
     text = json.dumps(content, indent=2) + "\n"
     return _release(store, draft.name, content["content_sha256"], files, text.encode())
 
@@ -150,8 +130,8 @@ def copy_bundle(bundle: Bundle, store: Path) -> Bundle:
     """The same bundle under `store/NAME/VERSION`, byte for byte, read back.
 
     Every byte is verified before the copy appears. What is there already is verified and returned
-    as it is. Raises BundleError when the bundle changes meanwhile or the disk refuses; nothing is
-    left behind then.
+    as it is, though its report may be of another run that gave the same version. Raises BundleError
+    when the bundle changes meanwhile or the disk refuses; nothing is left behind then.
     """
     manifest = bundle.manifest
     try:
@@ -165,7 +145,11 @@ def copy_bundle(bundle: Bundle, store: Path) -> Bundle:
 def _release(
     store: Path, name: str, content_sha256: str, files: Mapping[str, bytes], manifest: bytes
 ) -> Bundle:
-    """Write verified files and their manifest as one, unless they are there already."""
+    """Write verified files and their manifest as one, unless that version is there already.
+
+    Two bundles of one version differ in nothing but what `content_sha256` leaves out: the one that
+    was first is kept, whole, so that a file that is being read never changes.
+    """
     shelf = store / name
     target = shelf / content_sha256[:VERSION_LENGTH]
     try:
@@ -256,6 +240,10 @@ def read_manifest(path: Path) -> Manifest:
             f"found {found[0][:16]}... and version {found[1]}: the manifest was changed"
         )
     return manifest
+
+
+def _file_info(data: bytes) -> dict[str, int | str]:
+    return {"size": len(data), "sha256": _sha256(data)}
 
 
 def _compare(name: str, info: FileInfo, size: int, sha256: str) -> str | None:

@@ -23,14 +23,15 @@ SCHEMA_VERSION: Literal[1] = 1
 
 ONNX, TORCHSCRIPT, EXPORT = "model.onnx", "model.ts", "model.pt2"
 STATE_DICT, GOLDEN, PARITY, REPORT = "state_dict.pt", "golden.npz", "parity.json", "report.html"
-BUNDLE_FILES = (STATE_DICT, ONNX, TORCHSCRIPT, EXPORT, GOLDEN, PARITY, REPORT)
+EVIDENCE = "evidence.json"
+BUNDLE_FILES = (STATE_DICT, ONNX, TORCHSCRIPT, EXPORT, GOLDEN, PARITY, EVIDENCE, REPORT)
 # Without these it is no bundle; a later release may leave out or add others.
 REQUIRED_FILES = (STATE_DICT, ONNX, GOLDEN, PARITY)
 FILE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9]+)+$"
 
 # Not part of the content that a version stands for: training the same thing again, with the same
 # packages and threads, gives the same version.
-_OUTSIDE_CONTENT = {"version", "content_sha256", "created", "commit"}
+_OUTSIDE_CONTENT = {"version", "content_sha256", "created", "commit", "speed"}
 
 
 class Estimate(Frozen):
@@ -197,6 +198,24 @@ class FormatParity(Frozen):
     label_disagreements: int
 
 
+class FormatSpeed(Frozen):
+    """Rows a second of one format: given one at a time, and `batch_size` at a time."""
+
+    alone: float
+    batched: float
+    batch_size: int = Field(ge=1)
+
+
+class Speed(Frozen):
+    """How fast the formats answered, on one thread of the CPU that the bundle was released on.
+
+    Each figure is the median of short rounds: what to expect, not a benchmark.
+    """
+
+    cpu: str
+    formats: dict[str, FormatSpeed]
+
+
 class FileInfo(Frozen):
     """What a file of the bundle must be."""
 
@@ -207,13 +226,14 @@ class FileInfo(Frozen):
 class Manifest(Frozen):
     """Everything that is true of a released classifier.
 
-    version: the start of content_sha256, which covers every field but the two, `created` and
-    `commit`. temperature: what the network's logits are divided by inside the graph, so that the
+    version: the start of content_sha256, which covers what `content_sha256` below says.
+    temperature: what the network's logits are divided by inside the graph, so that the
     graph's `logits` are those whose softmax is `probabilities`. threshold: what the second of two
-    labels' probability must exceed for it to be the answer; see `artifacts.decision`. recipe:
-    resolved, with the device and the thread count that were used, without the paths of the machine.
-    profile: what a table's columns looked like in training, for `artifacts.drift`; empty for
-    pictures.
+    labels' probability must exceed for it to be the answer; see `artifacts.decision`.
+    baseline: of the test part, had each row been answered by the labels' shares of the training
+    part alone. recipe: resolved, with the device and the thread count that were used, without the
+    paths of the machine. profile: what a table's columns looked like in training, for
+    `artifacts.drift`; empty for pictures.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -231,6 +251,7 @@ class Manifest(Frozen):
     threshold: float = Field(default=0.5, gt=0, lt=1)
     max_batch_size: int = Field(ge=1)
     metrics: dict[str, Metrics]
+    baseline: Metrics | None = None
     calibration: Calibration | None = None
     verdict: Verdict | None = None
     history: tuple[Epoch, ...] = ()
@@ -244,6 +265,7 @@ class Manifest(Frozen):
     commit: str | None
     onnx_opset: int
     parity: dict[str, FormatParity]
+    speed: Speed | None = None
     files: dict[Annotated[str, Field(pattern=FILE_PATTERN)], FileInfo]
 
     @model_validator(mode="after")
@@ -311,7 +333,14 @@ def content_sha256(content: dict[str, Any]) -> str:
     """What a manifest's content hashes to, computed on its JSON object as it stands.
 
     Not on the model read from it: that may know fields that the writer did not.
+
+    Left out are the hash itself and the version, and what no two runs have in common: `created`,
+    `commit` and `speed`. A manifest that holds the key `speed` leaves out report.html too, which
+    shows the three, so that the same training still gives the same version; that file's size and
+    sha256 are in `files` and are checked like any other's.
     """
     covered = {key: value for key, value in content.items() if key not in _OUTSIDE_CONTENT}
+    if "speed" in content and isinstance(content.get("files"), dict):
+        covered["files"] = {k: info for k, info in content["files"].items() if k != REPORT}
     canonical = json.dumps(covered, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -7,7 +7,7 @@ all use these. Bit-for-bit claims are about ONNX Runtime on CPU with one thread.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,12 +27,14 @@ class Comparison:
     """Actual answers against expected ones.
 
     failures: readable lines, the first few, each with row, expected and actual.
+    row_diffs: each row's largest difference of logits, float64 [N].
     """
 
     rows: int
     max_abs_diff: float
     label_disagreements: int
     failures: tuple[str, ...]
+    row_diffs: np.ndarray = field(compare=False, repr=False)
 
 
 def tolerance(expected_logits: np.ndarray, device: Device) -> np.ndarray:
@@ -59,7 +61,8 @@ def compare(
     found, found_p = (np.asarray(array, dtype=np.float64) for array in actual)
     if found.shape != logits.shape or found_p.shape != probabilities.shape:
         line = f"expected shape {logits.shape}, found {found.shape} and {found_p.shape}"
-        return Comparison(len(logits), float("inf"), len(logits), (line,))
+        everywhere = np.full(len(logits), np.inf)
+        return Comparison(len(logits), float("inf"), len(logits), (line,), everywhere)
     allowed = tolerance(logits, device)
     with np.errstate(invalid="ignore"):
         difference = np.abs(found - logits)
@@ -80,11 +83,13 @@ def compare(
     )
     if len(bad) > most_failures:
         failures += (f"and {len(bad) - most_failures} more rows",)
+    row_diffs = np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(axis=1, initial=0.0)
     return Comparison(
         rows=len(logits),
-        max_abs_diff=float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0)),
+        max_abs_diff=float(row_diffs.max(initial=0.0)),
         label_disagreements=int(other_label.sum()),
         failures=failures,
+        row_diffs=row_diffs,
     )
 
 

@@ -15,7 +15,7 @@ from artifacts.inputs import (
     ImageInput,
     TableInput,
 )
-from artifacts.manifest import Manifest, Study
+from artifacts.manifest import Manifest, Metrics, Study
 
 _MOST_COLUMNS = 30
 _LONGEST_VALUES = 60
@@ -54,13 +54,19 @@ def about(bundle: Bundle) -> Facts:
 def figures(manifest: Manifest) -> Facts:
     """Each part's metrics with their 95% intervals."""
     found = []
-    for part, metrics in manifest.metrics.items():
+    for part, metrics in measured(manifest).items():
         shown = "  ".join(
             f"{name} {figure.value:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
             for name, figure in metrics.headline.items()
         )
         found.append((part, f"{shown}  n = {metrics.rows}"))
     return found
+
+
+def measured(manifest: Manifest) -> dict[str, Metrics]:
+    """The metrics by part, and those of answering without a model."""
+    without = {} if manifest.baseline is None else {"no model": manifest.baseline}
+    return {**manifest.metrics, **without}
 
 
 def fit(manifest: Manifest) -> Facts:
@@ -89,7 +95,7 @@ def fit(manifest: Manifest) -> Facts:
 
 
 def files(manifest: Manifest) -> Facts:
-    """How near each format is to the trained model, and what every file must be."""
+    """How near each format is to the trained model and how fast, and what every file must be."""
     near = [
         (
             "parity",
@@ -98,7 +104,15 @@ def files(manifest: Manifest) -> Facts:
         )
         for file, parity in manifest.parity.items()
     ]
-    return near + [
+    fast = [
+        (
+            "speed",
+            f"{file}: {speed.alone:,.0f} answers/s one by one, {speed.batched:,.0f} in batches of "
+            f"{speed.batch_size}, on one CPU thread",
+        )
+        for file, speed in (manifest.speed.formats if manifest.speed else {}).items()
+    ]
+    return [*near, *fast] + [
         ("file", f"{file:<14}{info.size:>12,} bytes  sha256 {info.sha256[:16]}")
         for file, info in sorted(manifest.files.items())
     ]
@@ -165,12 +179,13 @@ def column_lines(spec: ImageInput | TableInput) -> list[str]:
 def column_rows(spec: TableInput) -> list[tuple[str, str, str, str]]:
     """Each column's name, type, range or categories, and what becomes of a missing cell."""
     return [
-        (c.name, c.type, _values_text(c), "answered" if c.missing == "fill" else "refused")
+        (c.name, c.type, values_text(c), "answered" if c.missing == "fill" else "refused")
         for c in spec.columns
     ]
 
 
-def _values_text(column: ColumnSpec) -> str:
+def values_text(column: ColumnSpec) -> str:
+    """What a column held in training: its range, or its categories as far as they fit a line."""
     if isinstance(column, Column):
         return f"{column.low:g} to {column.high:g}"
     if isinstance(column, BooleanColumn):

@@ -88,7 +88,7 @@ def print_bundle(console: Console, bundle: Bundle) -> None:
         [(what, about.get(what, text)) for what, text in summary.about(bundle) if what != "column"],
     )
     console.print()
-    print_metrics(console, manifest.metrics)
+    print_metrics(console, summary.measured(manifest))
     fit = summary.fit(manifest)
     if fit:
         console.print()
@@ -157,11 +157,15 @@ def _print_columns(console: Console, spec: TableInput) -> None:
 
 
 def _parity_table(manifest: Manifest) -> Table:
-    right = {"largest difference", "other labels", "answers"}
-    table = _table("parity", "largest difference", "other labels", "answers", right=right)
+    counted = ("largest difference", "other labels", "answers")
+    speeds = manifest.speed.formats if manifest.speed else {}
+    timed = ("answers/s alone", "in batches") if speeds else ()
+    table = _table("parity", *counted, *timed, right={*counted, *timed})
     for file, parity in manifest.parity.items():
-        largest = f"{parity.max_abs_diff:.2g}"
-        table.add_row(file, largest, str(parity.label_disagreements), f"{parity.rows:,}")
+        row = [f"{parity.max_abs_diff:.2g}", str(parity.label_disagreements), f"{parity.rows:,}"]
+        if speed := speeds.get(file):
+            row += [f"{speed.alone:,.0f}", f"{speed.batched:,.0f}"]
+        table.add_row(file, *row)
     return table
 
 

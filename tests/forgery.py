@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from artifacts.bundle import Bundle, write_bundle
-from artifacts.manifest import BUNDLE_FILES
 
 
 def files_of(bundle: Bundle) -> dict[str, bytes]:
-    return {name: bundle.read(name) for name in BUNDLE_FILES}
+    return {name: bundle.read(name) for name in bundle.manifest.files}
 
 
 def forge(bundle: Bundle, store: Path, **changes: bytes) -> Bundle:

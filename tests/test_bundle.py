@@ -32,7 +32,7 @@ def test_a_version_is_what_its_content_is(bundle: Bundle, tmp_path: Path) -> Non
     changed = bundle.manifest.model_copy(update={"seed": 99})
     other = write_bundle(tmp_path / "changed", changed, files_of(bundle))
     assert other.manifest.version != bundle.manifest.version
-    assert forge(bundle, tmp_path / "third", report_html=b"x").path != again.path
+    assert forge(bundle, tmp_path / "third", parity_json=b"x").path != again.path
 
 
 def test_writing_a_bundle_that_is_there_changes_nothing(bundle: Bundle) -> None:
@@ -167,7 +167,7 @@ def test_promoting_verifies_first_and_a_name_then_means_that_version(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     store = bundle.path.parent.parent
-    other = forge(bundle, store, report_html=b"another report")
+    other = forge(bundle, store, parity_json=b"another report")
     promote(store, other.manifest.reference)
     assert resolve(store, "digits") == other.path
     (bundle.path / "model.ts").write_bytes(b"")

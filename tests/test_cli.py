@@ -74,7 +74,7 @@ def test_show_list_verify_and_promote_speak_of_the_bundle(
     for backend in ("onnx", "eager"):
         verified = cli("verify", reference, "--backend", backend, **environment)
         assert verified.returncode == 0, verified.stderr
-        assert "7 files are as released" in verified.stdout
+        assert "8 files are as released" in verified.stdout
         assert f"{backend} on cpu: " in verified.stdout
     promoted = cli("promote", reference, **environment)
     assert promoted.returncode == 0 and digits.manifest.version in promoted.stdout

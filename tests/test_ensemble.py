@@ -51,7 +51,7 @@ from training.encoding import preprocessing
 from training.evaluation import logits_of, probabilities_of
 from training.export import export_model
 from training.fit import Fit, fit
-from training.gate import parity_gate
+from training.gate import open_formats, parity_gate
 from training.losses import loss_of, predicted_class
 from training.optim import hidden_matrices, make_optimizers
 from training.preflight import preflight
@@ -234,7 +234,7 @@ def test_members_of_every_kind_for_pictures_pass_the_gate_in_all_formats() -> No
     model = random_model(PICTURE, PICTURE_STEPS, EnsembleNetwork(members=members), 2)
     exported = export_model(model, rows_of(PICTURE, 16), "images")
     eager = run_module(model, "cpu")
-    parity_gate(eager, exported.files, [rows_of(PICTURE, 70)], PICTURE, 64, quiet)
+    parity_gate(eager, open_formats(exported.files), [rows_of(PICTURE, 70)], PICTURE, 64, quiet)
 
 
 def test_trained_as_a_whole_each_network_has_a_loss_of_its_own() -> None:

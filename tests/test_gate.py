@@ -48,7 +48,7 @@ from tests.models import (
     small_export,
 )
 from training.export import export_model
-from training.gate import edge_inputs, parity_gate, summary
+from training.gate import edge_inputs, open_formats, parity_gate, summary
 
 CASES = [
     (IMAGE, IMAGE_STEPS, MlpNetwork(hidden=(33, 7)), 10),
@@ -78,7 +78,8 @@ def test_every_kind_of_model_passes_the_gate_in_all_formats(
     # Of torchvision's networks a row is a hundredth of a second.
     count, largest = (40, 32) if spec is PHOTO else (150, 100)
     held_out = rows_of(spec, count, seed=1)
-    report = parity_gate(run_module(model, "cpu"), exported.files, [held_out], spec, largest, quiet)
+    formats = open_formats(exported.files)
+    report = parity_gate(run_module(model, "cpu"), formats, [held_out], spec, largest, quiet)
     assert set(report["formats"]) == {"model.onnx", "model.ts", "model.pt2"}
     for by_size in report["formats"].values():
         assert list(by_size) == ["1", "2", "7", "64", str(largest)]
@@ -92,7 +93,9 @@ def test_every_kind_of_model_passes_the_gate_in_all_formats(
 
 
 def gated(files: dict[str, bytes], model: DeployedClassifier) -> None:
-    parity_gate(run_module(model, "cpu"), files, [rows_of(IMAGE, 70)], IMAGE, 64, quiet)
+    parity_gate(
+        run_module(model, "cpu"), open_formats(files), [rows_of(IMAGE, 70)], IMAGE, 64, quiet
+    )
 
 
 def test_a_format_that_answers_differently_is_named_with_row_and_values() -> None:
@@ -164,7 +167,9 @@ def test_edge_inputs_and_full_batches_are_compared_in_every_check(
 
     monkeypatch.setattr("training.gate.open_onnx", open_skewed)
     with pytest.raises(ParityError, match=message):
-        parity_gate(run_module(model, "cpu"), files, [rows_of(IMAGE, 9)], IMAGE, 512, quiet)
+        parity_gate(
+            run_module(model, "cpu"), open_formats(files), [rows_of(IMAGE, 9)], IMAGE, 512, quiet
+        )
 
 
 def test_the_largest_batch_is_full_however_few_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +186,9 @@ def test_the_largest_batch_is_full_however_few_the_rows(monkeypatch: pytest.Monk
         return run
 
     monkeypatch.setattr("training.gate.open_onnx", open_watched)
-    report = parity_gate(run_module(model, "cpu"), files, [rows_of(IMAGE, 9)], IMAGE, 512, quiet)
+    report = parity_gate(
+        run_module(model, "cpu"), open_formats(files), [rows_of(IMAGE, 9)], IMAGE, 512, quiet
+    )
     assert {1, 2, 7, 64, 512} <= seen
     assert report["formats"]["model.onnx"]["512"]["rows"] == 9 + 512
 
@@ -207,14 +214,18 @@ def test_an_operation_whose_bits_depend_on_the_batch_is_not_released(
     with pytest.raises(
         ParityError, match=r"model\.onnx: answers depend on the batch: held-out row \d+"
     ):
-        parity_gate(run_module(model, "cpu"), files, [rows_of(IMAGE, 500)], IMAGE, 256, quiet)
+        parity_gate(
+            run_module(model, "cpu"), open_formats(files), [rows_of(IMAGE, 500)], IMAGE, 256, quiet
+        )
 
 
 def test_a_model_that_answers_no_number_is_not_released() -> None:
     model = random_model(TABLE, TABLE_STEPS[:2], LinearNetwork(), 2)
     files = export_model(model, rows_of(TABLE, 4), "cells").files
     with pytest.raises(ParityError, match="edge input .*: logits are not finite"):
-        parity_gate(run_module(model, "cpu"), files, [rows_of(TABLE, 70)], TABLE, 64, quiet)
+        parity_gate(
+            run_module(model, "cpu"), open_formats(files), [rows_of(TABLE, 70)], TABLE, 64, quiet
+        )
 
 
 def answers(logits: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:

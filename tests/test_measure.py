@@ -205,11 +205,13 @@ def test_what_was_measured_is_shown(digits: Predictor, tuned: Predictor) -> None
     lines = "\n".join(summary_lines(tuned.bundle))
     assert "calibrated temperature" in lines and "where its probability is above 0.9" in lines
     assert "verdict    " in lines and "PR-AUC" in lines
+    assert "no model   accuracy 0.62" in lines and "speed      model.onnx: " in lines
     report = tuned.bundle.read("report.html").decode()
     verdict = tuned.manifest.verdict
     assert verdict is not None and verdict.text[1:20] in report
     assert all(line in report for line in verdict.advice)
-    assert report.count("<svg") == 2 and "Brier score" in report
+    # Two learning curves, reliability, ROC, precision against recall, and each format's gate.
+    assert report.count('class="chart"') == 8 and "Brier score" in report
     assert "is answered where its probability is above 0.9" in report
     many = digits.bundle.read("report.html").decode()
     assert "PR-AUC" not in many and "is answered where" not in many

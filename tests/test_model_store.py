@@ -93,7 +93,7 @@ def test_a_tag_that_holds_another_bundle_is_not_overwritten(
 ) -> None:
     assert push(bundle, "mine:1") == ("mine:1", True)
     before = digests(models)
-    other = forge(bundle, tmp_path / "forged", report_html=b"another")
+    other = forge(bundle, tmp_path / "forged", parity_json=b"another")
     with pytest.raises(BundleError, match=f"found {bundle.manifest.reference}: choose another"):
         push(other, "mine:1")
     assert digests(models) == before

@@ -19,6 +19,7 @@ def test_the_wheel_holds_the_three_rooms_and_no_bundle(tmp_path: Path) -> None:
         "parityline.py",
         "artifacts/manifest.py",
         "training/recipes/digits.toml",
+        "training/report/style.css",
         "serving/service.py",
         "serving/page/static/page.html",
         "serving/page/static/page.js",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,25 @@ _EDGE_ROWS = 64
 _SMALL_BATCH_FLOPS = 200_000_000_000
 _LEAST_ROWS = 256
 _CHUNK_BYTES = 64 * 2**20
+# Of a row's largest difference of logits: half decades, from below float32's own rounding to above
+# every tolerance.
+DIFF_EDGES = np.array([float(f"{10 ** (half / 2):.3g}") for half in range(-18, 3)])
 
 Answers = tuple[np.ndarray, np.ndarray]
 
 
+def open_formats(files: Mapping[str, bytes]) -> dict[str, Model]:
+    """The exported formats, by file, on CPU. Raises BundleError where one cannot be opened."""
+    return {
+        ONNX: open_onnx(files[ONNX], "cpu"),
+        TORCHSCRIPT: open_torchscript(files[TORCHSCRIPT], "cpu"),
+        EXPORT: open_export(files[EXPORT], "cpu"),
+    }
+
+
 def parity_gate(
     eager: Model,
-    files: dict[str, bytes],
+    formats: Mapping[str, Model],
     held_out: Sequence[np.ndarray | Pictures],
     spec: ImageInput | TableInput,
     max_batch_size: int,
@@ -39,7 +51,8 @@ def parity_gate(
 ) -> dict[str, Any]:
     """Compare every format with eager on CPU, on all held-out rows and on edge inputs.
 
-    eager: the model in eval mode on CPU. held_out: raw rows that training never saw, in pieces.
+    eager: the model in eval mode on CPU. formats: as `open_formats` opens them. held_out: raw rows
+    that training never saw, in pieces.
     Each format answers every row at max_batch_size, and at batch sizes 1, 2, 7 and 64 every row
     too, or where that is too much work for a model of so many floating-point operations a row
     (`flops`), rows spread evenly over them all, and the edge inputs. ONNX must give each row the
@@ -52,11 +65,6 @@ def parity_gate(
     fewer = max(_LEAST_ROWS, _SMALL_BATCH_FLOPS // max(1, flops))
     if fewer < total:
         spread = np.unique(np.linspace(0, total - 1, fewer).astype(np.int64))
-    formats = {
-        ONNX: open_onnx(files[ONNX], "cpu"),
-        TORCHSCRIPT: open_torchscript(files[TORCHSCRIPT], "cpu"),
-        EXPORT: open_export(files[EXPORT], "cpu"),
-    }
     small = ", ".join(map(str, SMALL_BATCHES))
     show(
         f"gate: {', '.join(formats)}: {total + len(edges)} rows at batch size {max_batch_size}, "
@@ -93,8 +101,15 @@ def parity_gate(
         "edge_rows": len(edges),
         "batch_sizes": [*SMALL_BATCHES, max_batch_size],
         "formats": {
-            name: {str(size): dataclasses.asdict(tally) for size, tally in by_size.items()}
+            name: {str(size): tally.figures() for size, tally in by_size.items()}
             for name, by_size in tallies.items()
+        },
+        "histogram": {
+            "edges": DIFF_EDGES.tolist(),
+            "counts": {
+                name: sum(tally.histogram for tally in by_size.values()).tolist()
+                for name, by_size in tallies.items()
+            },
         },
         "one_answer": f"each of {len(spread) + len(edges)} rows has the same bits in model.onnx "
         "at all batch sizes",
@@ -106,6 +121,7 @@ class _Tally:
     rows: int = 0
     max_abs_diff: float = 0.0
     label_disagreements: int = 0
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(len(DIFF_EDGES) + 1, np.int64))
 
     def add(
         self, where: str, names: Callable[[int], str], expected: Answers, found: Answers
@@ -116,6 +132,15 @@ class _Tally:
         self.rows += result.rows
         self.max_abs_diff = max(self.max_abs_diff, result.max_abs_diff)
         self.label_disagreements += result.label_disagreements
+        places = np.searchsorted(DIFF_EDGES, result.row_diffs, side="right")
+        self.histogram += np.bincount(places, minlength=len(self.histogram))
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "max_abs_diff": self.max_abs_diff,
+            "label_disagreements": self.label_disagreements,
+        }
 
 
 def _check_bits(first: Answers, second: Answers, names: Callable[[int], str], sizes: str) -> None:
@@ -147,6 +172,11 @@ def _chunks(
     full = any(len(piece) >= max_batch_size for piece in held_out)
     again = np.arange(len(edges) if full else max(len(edges), max_batch_size)) % len(edges)
     yield start + again, edges[again]
+
+
+def encode_parity(report: dict[str, Any]) -> bytes:
+    """The gate's report as the bytes of `parity.json`."""
+    return (json.dumps(report, indent=2) + "\n").encode()
 
 
 def summary(report: dict[str, Any]) -> dict[str, FormatParity]:

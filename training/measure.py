@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from artifacts.estimates import standard_error
+from artifacts.estimates import log_losses, mean_interval, standard_error, wilson_interval
 from artifacts.manifest import Calibration, Epoch, Estimate, Metrics, Verdict
 from artifacts.networks import DeployedClassifier
 from training.batches import Batches
@@ -27,13 +27,18 @@ from training.verdict import judge
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run found out about its model, as the manifest keeps it. metrics: by part."""
+    """What a run found out about its model, as the manifest keeps it. metrics: by part.
+
+    baseline: the test part's, without a model. test_probabilities: float32 [N, K].
+    """
 
     temperature: float
     threshold: float
     metrics: dict[str, Metrics]
+    baseline: Metrics
     calibration: Calibration
     verdict: Verdict
+    test_probabilities: np.ndarray
 
 
 def measure(
@@ -70,7 +75,26 @@ def measure(
     # The history's losses are those before the calibration.
     error = standard_error(calibration.before["validation"].log_loss)
     verdict = judge(history, kept_epoch, metrics, error, recipe)
-    return Measured(model.temperature, threshold, metrics, calibration, verdict)
+    return Measured(
+        model.temperature, threshold, metrics,
+        label_shares_baseline(labels["train"], labels["test"], len(dataset.labels)),
+        calibration, verdict, probabilities["test"],
+    )  # fmt: skip
+
+
+def label_shares_baseline(train: np.ndarray, test: np.ndarray, classes: int) -> Metrics:
+    """How well rows are answered by the labels' shares of the training part alone.
+
+    train, test: label indices, int64. The most frequent label is the answer.
+    """
+    shares = np.bincount(train, minlength=classes) / len(train)
+    probabilities = np.broadcast_to(shares.astype(np.float32), (len(test), classes))
+    right = int((test == int(shares.argmax())).sum())
+    return Metrics(
+        rows=len(test),
+        accuracy=wilson_interval(right, len(test)),
+        log_loss=mean_interval(log_losses(probabilities, test)),
+    )
 
 
 def _calibration(
@@ -102,6 +126,7 @@ def measured_lines(measured: Measured, names: tuple[str, ...]) -> list[str]:
         f"{name}: {_metrics_line(figures, measured.threshold)}"
         for name, figures in measured.metrics.items()
     ]
+    lines.append(f"without a model, test: {_metrics_line(measured.baseline, 0.5)}")
     before, after = measured.calibration.before["test"], measured.calibration.after["test"]
     if measured.calibration.note is None:
         lines.append(

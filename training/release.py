@@ -17,19 +17,32 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from artifacts.backends import Model, run_module
 from artifacts.bundle import Bundle, Golden, write_bundle
+from artifacts.gate_report import decode_gate_report
 from artifacts.inputs import TableInput, input_name
-from artifacts.manifest import BUNDLE_FILES, GOLDEN, PARITY, REPORT, DataInfo, Manifest, Study
+from artifacts.manifest import (
+    BUNDLE_FILES,
+    EVIDENCE,
+    GOLDEN,
+    ONNX,
+    PARITY,
+    REPORT,
+    DataInfo,
+    Manifest,
+    Study,
+)
 from artifacts.networks import DeployedClassifier
 from artifacts.profile import ColumnProfile, column_profiles
 from artifacts.references import promote as promote_bundle
 from training.batches import Batches
 from training.data import Dataset
+from training.evidence import gather_evidence
 from training.export import export_model
 from training.fit import Fit
-from training.gate import parity_gate, summary, synthetic_rows
+from training.gate import encode_parity, open_formats, parity_gate, summary, synthetic_rows
 from training.measure import measure, measured_lines
 from training.recipe import Recipe
-from training.report import encode_parity, render_report
+from training.report.page import render_report
+from training.speed import measure_speed
 
 GOLDEN_ROWS = 256
 _GOLDEN_BYTES = 4 * 2**20
@@ -74,11 +87,12 @@ def release(trained: Trained, store: Path, say: Callable[[str], None], *, promot
     # Made rows: torch.export keeps its example in the file.
     exported = export_model(model, synthetic_rows(dataset.input, 2), name)
     eager = run_module(model, "cpu")
+    formats = open_formats(exported.files)
+    flops = flops_per_row(model, dataset)
     held_out = [dataset.validation.raw, dataset.test.raw]
     largest = max_batch_size(recipe, dataset)
     parity = parity_gate(
-        eager, exported.files, held_out, dataset.input, largest,
-        say, flops_per_row(model, dataset),
+        eager, formats, held_out, dataset.input, largest, say, flops,
     )  # fmt: skip
     for file, result in summary(parity).items():
         say(
@@ -101,6 +115,7 @@ def release(trained: Trained, store: Path, say: Callable[[str], None], *, promot
         threshold=measured.threshold,
         max_batch_size=largest,
         metrics=measured.metrics,
+        baseline=measured.baseline,
         calibration=measured.calibration,
         verdict=measured.verdict,
         history=fitted.history,
@@ -114,16 +129,25 @@ def release(trained: Trained, store: Path, say: Callable[[str], None], *, promot
         commit=commit(),
         onnx_opset=exported.onnx_opset,
         parity=summary(parity),
+        speed=measure_speed(formats, synthetic_rows(dataset.input, largest)),
         files={},
     )
+    golden = _golden(eager, dataset, recipe)
+    evidence = gather_evidence(
+        dataset, measured.test_probabilities, measured.threshold, formats[ONNX], largest, flops,
+        with_rows=recipe.export.golden == "real",
+    )  # fmt: skip
     files = {
         **exported.files,
-        GOLDEN: _golden(eager, dataset, recipe).encode(),
+        GOLDEN: golden.encode(),
         PARITY: encode_parity(parity),
-        REPORT: render_report(draft, parity).encode(),
+        EVIDENCE: evidence.encode(),
     }
-    assert set(files) == set(BUNDLE_FILES), sorted(files)
-    bundle = write_bundle(store, draft, files)
+    assert {*files, REPORT} == set(BUNDLE_FILES), sorted(files)
+    gate = decode_gate_report(files[PARITY])
+    bundle = write_bundle(
+        store, draft, files, lambda manifest: render_report(manifest, gate, golden, evidence)
+    )
     say(f"released: {bundle.manifest.reference} ({bundle.path})")
     if promote:
         promote_bundle(store, bundle.manifest.reference)

@@ -1,0 +1,73 @@
+"""`parityline report`: what is typed, and what is shown."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from artifacts.completion import complete_bundle
+from artifacts.errors import DataError
+from artifacts.terminal import say
+
+
+def report(
+    bundles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BUNDLE",
+            help="One, or several to compare: paths, NAME@VERSION, or NAME.",
+            autocompletion=complete_bundle,
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="FILE", help="By default NAME-VERSION.html here."),
+    ] = None,
+) -> None:
+    """Write a bundle's report as a file to send, or compare several bundles in one.
+
+    Examples:
+        parityline report digits
+        parityline report digits digits@0123456789ab --out compared.html
+    """
+    from artifacts.references import open_reference, store_path
+    from training.report.compare import render_comparison
+    from training.report.page import report_of
+
+    opened = [open_reference(store_path(), reference) for reference in bundles]
+    if len(opened) == 1:
+        manifest = opened[0].manifest
+        page, name = report_of(opened[0]), f"{manifest.name}-{manifest.version}.html"
+    else:
+        page, name = render_comparison(opened), "comparison.html"
+    target = Path(out or name)
+    if target.resolve().parent in {bundle.path.resolve() for bundle in opened}:
+        raise DataError(f"{target}: a bundle stays as it was released: choose a place outside it")
+    write_page(target, page)
+    say(str(target))
+
+
+def write_page(target: Path, page: bytes) -> None:
+    """Write a file beside its place, then rename it: never a half of one. Raises DataError."""
+    if target.is_dir():
+        raise DataError(f"{target}: expected a file, found a directory")
+    temporary: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=target.parent, prefix=f".{target.name}-", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise DataError(f"{target}: could not be written: {error.strerror}") from error

@@ -1,0 +1,244 @@
+"""Where a model comes from and what it is made of: parity, sizes, speed, data, recipe."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from markupsafe import Markup
+
+from artifacts.configs import describe_network
+from artifacts.gate_report import GateReport
+from artifacts.inputs import TableInput
+from artifacts.manifest import REPORT, Manifest
+from artifacts.summary import describe_input, study_lines, values_text
+from training.report.charts import difference_histogram
+from training.report.figures import (
+    Heading,
+    Section,
+    counted,
+    exponent,
+    label,
+    more,
+    number_cell,
+    percent,
+    row,
+    rows_noun,
+    section,
+    share_bar,
+    size_text,
+    table,
+)
+from training.report.markup import Child, element, join
+
+FORMATS = {
+    "model.onnx": "ONNX",
+    "model.ts": "TorchScript",
+    "model.pt2": "torch.export",
+    "state_dict.pt": "weights (PyTorch)",
+}
+_MOST_LABELS, _OPEN_COLUMNS = 20, 12
+
+
+def formats(manifest: Manifest, parity: GateReport) -> Section:
+    """The section about the exported formats: the parity gate, their sizes and their speed."""
+    speed = manifest.speed
+    head: list[Heading] = ["format", "answers compared", "largest difference of logits"]
+    head += ["other labels", "size"]
+    if speed is not None:
+        head += ["answers/s, one by one", "in batches"]
+    rows = []
+    for file, entry in manifest.parity.items():
+        fast = speed.formats.get(file) if speed is not None else None
+        rows.append(
+            row(
+                FORMATS.get(file, file),
+                number_cell(f"{entry.rows:,}"),
+                number_cell(exponent(entry.max_abs_diff)),
+                number_cell(f"{entry.label_disagreements:,}"),
+                number_cell(size_text(manifest.files[file].size)) if file in manifest.files
+                else element("td"),
+                [number_cell(f"{fast.alone:,.0f}"), number_cell(f"{fast.batched:,.0f}")]
+                if fast else [element("td"), element("td")] if speed else None,
+            )
+        )  # fmt: skip
+    said = (
+        f"Every format answered {counted(parity.held_out_rows, 'held-out row')} and "
+        f"{counted(parity.edge_rows, 'edge input')} as the trained model does, at batch sizes "
+        f"{', '.join(map(str, parity.batch_sizes))}. Allowed: {parity.tolerance}. "
+        f"{parity.one_answer[:1].upper()}{parity.one_answer[1:]}."
+    )
+    charts: list[Child] = []
+    histogram = parity.histogram
+    if histogram is not None:
+        for name, counts in histogram.counts.items():
+            total = max(1, sum(counts))
+            words = (
+                f"{FORMATS.get(name, name)}: {percent(counts[0] / total)} of {total:,} answers are "
+                "equal to the trained model's; the others by their largest difference."
+            )
+            charts.append(difference_histogram(histogram, name, words))
+    timing = None
+    if speed is not None:
+        batch = max(entry.batch_size for entry in speed.formats.values())
+        timing = element(
+            "p", f"Speed: one thread of {speed.cpu}, batches of {batch:,}; medians of short rounds "
+            "at the release, without HTTP. To be expected, not a benchmark.", class_="note",
+        )  # fmt: skip
+    return section(
+        "formats",
+        "The same answers in every format",
+        element("p", said),
+        table(head, rows, "Each format against the trained model, over all batch sizes."),
+        timing,
+        element("div", charts, class_="triple") if charts else None,
+        more("By batch size", _by_batch(parity)),
+    )
+
+
+def _by_batch(parity: GateReport) -> Markup:
+    rows = [
+        element(
+            "tr",
+            element("th", FORMATS.get(name, name), scope="row"),
+            number_cell(size), number_cell(f"{entry.rows:,}"),
+            number_cell(exponent(entry.max_abs_diff)),
+            number_cell(f"{entry.label_disagreements:,}"),
+        )
+        for name, by_size in parity.formats.items()
+        for size, entry in by_size.items()
+    ]  # fmt: skip
+    head = ["format", "batch size", "rows", "largest difference", "other labels"]
+    return table(head, rows, "The gate's report, as in parity.json.")
+
+
+def data(manifest: Manifest) -> Section:
+    """The section about the data and what the model takes."""
+    found, noun = manifest.data, rows_noun(manifest)
+    rows = ", ".join(f"{count:,} {name}" for name, count in found.rows.items())
+    notes = [element("li", label(note)) for note in found.notes]
+    counts = sorted(found.label_counts.items(), key=lambda entry: -entry[1])
+    largest = max([count for _, count in counts], default=1) or 1
+    total = sum(found.label_counts.values()) or 1
+    lines = [
+        row(
+            label(name),
+            number_cell(f"{count:,}"),
+            number_cell(percent(count / total)),
+            element("td", share_bar(count / largest), class_="wide"),
+        )
+        for name, count in counts
+    ]
+    head: list[Heading] = [
+        "label",
+        noun,
+        "share",
+        ("beside the largest", "wide"),
+    ]
+    shown = _MOST_LABELS if len(lines) > _MOST_LABELS + 5 else len(lines)
+    rest = None
+    if shown < len(lines):
+        rest = more(
+            f"The other {len(lines) - shown} labels",
+            table(head, lines[shown:], "The other labels, by their number."),
+        )
+    return section(
+        "data",
+        "The data",
+        element("p", label(found.source), f": {rows} {noun}. Fingerprint ",
+                element("code", found.fingerprint[:16]), "."),
+        element("ul", notes, class_="said") if notes else None,
+        table(head, lines[:shown], f"Labels of all {noun}, the most frequent first."),
+        rest,
+        _columns(manifest),
+    )  # fmt: skip
+
+
+def _columns(manifest: Manifest) -> Markup | None:
+    spec = manifest.input
+    if not isinstance(spec, TableInput):
+        return None
+    absent = {entry.name: entry.missing for entry in manifest.profile}
+    rows = [
+        row(
+            label(column.name),
+            element("td", column.type),
+            element("td", label(values_text(column))),
+            number_cell(percent(absent[column.name]) if column.name in absent else "–"),
+            element("td", "answered" if column.missing == "fill" else "refused"),
+        )
+        for column in spec.columns
+    ]
+    texts = [(text, "text") for text in ("type", "in training")]
+    head: list[Heading] = [
+        "column",
+        *texts,
+        "missing",
+        ("a missing cell is", "text"),
+    ]
+    caption = "What the model takes: each column's type, and its values in the training part."
+    title = counted(len(rows), "column")
+    return element(
+        "details", element("summary", title), table(head, rows, caption),
+        open=len(rows) <= _OPEN_COLUMNS,
+    )  # fmt: skip
+
+
+def made(manifest: Manifest) -> Section:
+    """The section about the recipe, the study and the versions."""
+    recipe = manifest.recipe
+    blocks = [
+        join(f"[{name}]\n", [f"{line}\n" for line in recipe_lines(content)], "\n")
+        for name, content in recipe.items()
+        if isinstance(content, dict)
+    ]
+    files = [
+        row(FORMATS.get(name, name), number_cell(size_text(info.size)),
+            element("td", element("code", info.sha256[:16])))
+        for name, info in sorted(manifest.files.items())
+        if name != REPORT
+    ]  # fmt: skip
+    commit = (manifest.commit or "unknown")[:16]
+    packages = [
+        join(element("dt", name), element("dd", version))
+        for name, version in {"commit": commit, **manifest.packages}.items()
+    ]
+    return section(
+        "made",
+        "How it was made",
+        element(
+            "p", f"Network: {describe_network(manifest.network)}, {manifest.parameters:,} "
+            f"parameters, on {describe_input(manifest.input).split(':')[0]}; seed {manifest.seed}.",
+        ),
+        _study(manifest),
+        more("The recipe, as it was carried out", element("pre", blocks, tabindex="0")),
+        more("Versions of what it was made with", element("dl", packages, class_="cells")),
+        more(
+            "Files of the bundle",
+            table(["file", "size", ("sha256", "text")], files,
+                  "Every file is checked before it is opened."),
+        ),
+    )  # fmt: skip
+
+
+def recipe_lines(content: dict[str, Any], prefix: str = "") -> list[str]:
+    """A section of a recipe as `key = value` lines, keys in sections within it after a dot."""
+    lines = []
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            lines += recipe_lines(value, f"{prefix}{key}.")
+        else:
+            lines.append(f"{prefix}{key} = {json.dumps(value, ensure_ascii=False)}")
+    return lines
+
+
+def _study(manifest: Manifest) -> Markup | None:
+    study = manifest.study
+    if study is None:
+        return None
+    space = [element("li", element("code", line)) for line in study.space]
+    return join(
+        element("p", "By a study:"),
+        element("ul", [element("li", line) for line in study_lines(study)]),
+        more("What it searched", element("ul", space)),
+    )
