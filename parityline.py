@@ -152,9 +152,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    # torch's threads would spin while they wait for each other: on cores that others use too, a
-    # small network trains several times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         if is_for_bash():
             with_whole_words(_run, os.environ)

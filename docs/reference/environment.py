@@ -57,12 +57,6 @@ def page() -> str:
                         "variables hold too.",
                     ],
                     [
-                        code("OMP_WAIT_POLICY"),
-                        code("PASSIVE"),
-                        "How torch's CPU threads wait for each other; `ACTIVE` lets them spin, for "
-                        "cores that nothing else uses.",
-                    ],
-                    [
                         code(f"{PREFIX}RANK_TIMEOUT"),
                         code("600"),
                         "Seconds after which processes of one training under `torchrun` give up "
