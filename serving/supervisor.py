@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import ipaddress
 import os
 import signal
@@ -256,9 +257,14 @@ def _check_address(host: str, port: int) -> None:
     try:
         socket.create_server((host, port), family=family).close()
     except (OSError, OverflowError) as error:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            raise DataError(
+                f"port {port}: expected a free port on {host}, found one in use; --port takes "
+                "another"
+            ) from error
         reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"port {port} of {host}: expected one that is free (--port), found: {reason}"
+            f"host {host}, port {port}: expected an address of this machine: {reason}"
         ) from error
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -109,7 +108,6 @@ def test_score_writes_parts_and_says_how_many(
         (["train", "digits", "--set", "epochs=3"], 1, "; did you mean 'train.epochs'?"),
         (["train", "digits", "--set", "model.dropuot=0"], 1, "; did you mean 'model.dropout'?"),
         (["show", "digts"], 1, "there are: breast-cancer, digits; did you mean 'digits'?"),
-        (["serve", "digits", "--host", "192.0.2.1"], 1, "expected an address of this machine"),
         (["shw", "digits"], 2, "No such command 'shw'. Did you mean 'show'?"),
         (["train", "none.toml"], 1, "recipe none.toml: cannot be read"),
         (["train", "digits", "--set", "train.epoch=3"], 1, "unknown key train.epoch; allowed"),
@@ -143,19 +141,6 @@ def test_a_mistake_is_one_line_and_a_status(
     assert "Traceback" not in result.stdout + result.stderr
     if status == 1:
         assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-
-
-def test_a_port_in_use_is_one_line_and_names_the_option(cli: Callable[..., Ended]) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        result = cli("serve", "digits", "--port", str(port))
-    assert result.returncode == 1
-    assert result.stderr == (
-        f"error: --port {port}: expected a free port on 127.0.0.1, found one in use; --port takes "
-        "another\n"
-    )
 
 
 def test_a_loss_that_is_no_number_ends_training_with_what_to_try(
