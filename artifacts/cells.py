@@ -239,7 +239,8 @@ def check_columns(found: Sequence[str], spec: TableInput, *, extra_allowed: bool
         problems.append(f"missing column: {_names(missing)}")
     extra = [name for name in found if name not in expected]
     if extra and (missing or not extra_allowed):
-        problems.append(f"unknown column: {_names(extra)}")
+        kind = "other columns" if extra_allowed else "unknown column"
+        problems.append(f"{kind}: {_names(extra)}")
     if problems and (missing or twice or not extra_allowed):
         raise DataError("; ".join(problems))
 

@@ -98,6 +98,8 @@ def test_score_writes_parts_and_says_how_many(
     assert strict.returncode == 1 and "expected at most 1, found 2" in strict.stderr
     assert "rejected 2: column 'image': expected a picture" in strict.stdout
     assert parityline(*bad, "--max-rejects", "2", PARITYLINE_STORE=str(store)).returncode == 0
+    none = parityline(*bad, PARITYLINE_STORE=str(store))
+    assert none.returncode == 1 and "none of 2 rows could be scored" in none.stderr
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_what_cannot_be_read_is_said_before_anything_is_written(
         "twice.csv": "column twice: 'mean radius'",
         "empty.csv": "cannot be read: Empty CSV file",
         "broken.parquet": "cannot be read",
-        "other.parquet": "missing column.*unknown column: 'a'",
+        "other.parquet": "missing column.*other columns: 'a'",
         "times.parquet": "column 'mean radius': expected numbers, found timestamp",
         "wide.npz": r"cells: expected numbers of shape \[N, 30\], found float64 \[2, 31\]",
         "names.npz": r"expected an array 'cells' or 'x', found \['other'\]",

@@ -88,7 +88,7 @@ def score(
             "--max-rejects",
             metavar="N",
             min=0,
-            help="Exit status 1 where more rows cannot be scored.",
+            help="Exit status 1 where more rows cannot be scored; by default where none can be.",
         ),
     ] = None,
     backend: Annotated[
@@ -140,7 +140,7 @@ def score(
     goes on where it was. Rows that cannot be scored are in `rejected`, with file, row and reason,
     all figures in `summary.json`.
 
-    With --json: that summary, also where --max-rejects makes the exit status 1.
+    With --json: that summary, also where rejected rows make the exit status 1.
 
     Examples:
         parityline score churn day=2026-01-31/*.parquet --out scores --columns id
@@ -193,3 +193,5 @@ def score(
             f"--max-rejects: expected at most {max_rejects}, found {rejected}; which and why is in "
             f"{out}/rejected"
         )
+    if max_rejects is None and rejected and not summary["rows_scored"]:
+        raise DataError(f"none of {rejected} rows could be scored; why is in {out}/rejected")
