@@ -211,7 +211,7 @@ def test_json_of_a_check_has_its_numbers(
         "path": str(digits.bundle.path.absolute()),
         "backend": "onnx",
         "device": "cpu",
-        "files": 7,
+        "files": 8,
         "golden_rows": len(digits.golden.raw),
         "max_abs_diff": digits.checked.max_abs_diff,
         "label_disagreements": 0,

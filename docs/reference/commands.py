@@ -10,7 +10,7 @@ import typer
 import parityline
 from docs.reference.words import cell, code, table
 
-_EXAMPLE = re.compile(r"\n*Examples?: (`[^`]+`(?:(?:, | or )`[^`]+`)*)\.?")
+_EXAMPLES = re.compile(r"\n*^Examples:\n((?:[ ]+.+\n?)+)", re.MULTILINE)
 
 
 def page() -> str:
@@ -38,13 +38,10 @@ def page() -> str:
 
 def _command(name: str, command: Any, group: Any) -> list[str]:
     context = command.context_class(command, info_name=f"{group.name} {name}")
-    text = command.help
-    example = _EXAMPLE.search(text)
-    if example:
-        text = text.replace(example[0], "")
-    lines = [f"## {name}", "", text.strip(), "", "```text", *_usage(command, context), "```", ""]
-    if example:
-        lines += ["```sh", *re.findall(r"`([^`]+)`", example[1]), "```", ""]
+    text = _EXAMPLES.sub("", command.help).strip()
+    lines = [f"## {name}", "", text, "", "```text", *_usage(command, context), "```", ""]
+    if found := examples(command):
+        lines += ["```sh", *found, "```", ""]
     arguments = [found for found in command.params if found.param_type_name == "argument"]
     options = [found for found in command.params if found.param_type_name == "option"]
     if arguments:
@@ -61,6 +58,12 @@ def _command(name: str, command: Any, group: Any) -> list[str]:
             [[*_option(option), _help(option)] for option in options],
         )
     return lines
+
+
+def examples(command: Any) -> list[str]:
+    """The command lines that a command's help shows."""
+    found = _EXAMPLES.search(command.help)
+    return [line.strip() for line in found[1].splitlines()] if found else []
 
 
 def _usage(command: Any, context: Any) -> list[str]:

@@ -29,7 +29,7 @@ def report(
         typer.Option("--out", metavar="FILE", help="By default NAME-VERSION.html here."),
     ] = None,
 ) -> None:
-    """Write a bundle's report as a file to send, or compare several bundles in one.
+    """Write a bundle's report, or one that compares several.
 
     Examples:
         parityline report digits
