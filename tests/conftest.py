@@ -43,11 +43,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def operators_read_once() -> None:
+def quick_releases() -> None:
     """torch's exporter parses the source of all of ONNX's operators for each export: a third of its
-    time. They are the same for all exports of a process."""
+    time. They are the same for all exports of a process. How fast a model is, is no test's matter.
+    """
     from torch.onnx._internal._lazy_import import onnxscript_apis
 
+    from training import speed
+
+    speed._ROUNDS = 1
     onnxscript_apis.get_torchlib_ops = functools.cache(onnxscript_apis.get_torchlib_ops)
 
 
