@@ -157,9 +157,9 @@ def _print_columns(console: Console, spec: TableInput) -> None:
 
 
 def _parity_table(manifest: Manifest) -> Table:
-    counted = ("largest difference", "other labels", "answers")
+    counted = ("largest diff.", "other labels", "answers")
     speeds = manifest.speed.formats if manifest.speed else {}
-    timed = ("answers/s alone", "in batches") if speeds else ()
+    timed = ("rows/s alone", "in batches") if speeds else ()
     table = _table("parity", *counted, *timed, right={*counted, *timed})
     for file, parity in manifest.parity.items():
         row = [f"{parity.max_abs_diff:.2g}", str(parity.label_disagreements), f"{parity.rows:,}"]
