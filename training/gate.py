@@ -99,7 +99,7 @@ def parity_gate(
         "device": "cpu",
         "held_out_rows": total,
         "edge_rows": len(edges),
-        "batch_sizes": [*SMALL_BATCHES, max_batch_size],
+        "batch_sizes": list(dict.fromkeys((*SMALL_BATCHES, max_batch_size))),
         "formats": {
             name: {str(size): tally.figures() for size, tally in by_size.items()}
             for name, by_size in tallies.items()

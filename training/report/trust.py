@@ -40,7 +40,8 @@ def learning(manifest: Manifest) -> Section | None:
     verdict = manifest.verdict
     if verdict is None and curves is None:
         return None
-    said = verdict and element("p", verdict.text[:1].upper() + verdict.text[1:], ".")
+    end = "" if verdict is None or verdict.text.endswith("?") else "."
+    said = verdict and element("p", verdict.text[:1].upper() + verdict.text[1:], end)
     advice = None
     if verdict is not None and verdict.advice:
         tried = [element("li", element("code", line)) for line in verdict.advice]
