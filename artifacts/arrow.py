@@ -114,12 +114,13 @@ def holds_encoded_pictures(schema: pa.Schema) -> bool:
 
 
 def encode_pictures(
-    name: str, array: pa.Array, spec: ImageInput
+    name: str, array: pa.Array | pa.ChunkedArray, spec: ImageInput
 ) -> tuple[np.ndarray, dict[int, str]]:
     """uint8 [N, C, H, W] and, by position, what is wrong with the bad rows.
 
     Raises DataError for a type that cannot hold such pictures.
     """
+    array = joined(array)
     kind = array.type
     size = spec.channels * spec.height * spec.width
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -194,8 +195,15 @@ def _are_null(array: pa.Array) -> np.ndarray:
     return np.asarray(array.is_null().to_numpy(zero_copy_only=False))
 
 
+def joined(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """One array; not copied where it is one already, as `combine_chunks` does."""
+    if not isinstance(array, pa.ChunkedArray):
+        return array
+    return array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
+
+
 def _plain(array: pa.Array | pa.ChunkedArray) -> pa.Array:
-    cells = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    cells = joined(array)
     return cells.dictionary_decode() if pa.types.is_dictionary(cells.type) else cells
 
 

@@ -116,7 +116,7 @@ def encode(
             raw, bad = encode_table(columns, spec)
         else:
             name = image_column(columns.schema)
-            raw, bad = encode_pictures(name, columns.column(name).combine_chunks(), spec)
+            raw, bad = encode_pictures(name, columns.column(name), spec)
     kept = pa.table([_column(columns, field, count) for field in passed], schema=passed)
     labels = None
     if target is not None:

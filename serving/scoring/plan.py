@@ -86,7 +86,7 @@ def _check_columns(schema: pa.Schema, spec: ImageInput | TableInput) -> None:
     table = schema.empty_table()
     if isinstance(spec, ImageInput):
         name = image_column(schema)
-        encode_pictures(name, table.column(name).combine_chunks(), spec)
+        encode_pictures(name, table.column(name), spec)
         return
     try:
         encode_table(table, spec)
