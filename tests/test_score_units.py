@@ -18,7 +18,7 @@ from artifacts.pixels import encode_png
 from artifacts.predictor import Predictor
 from serving.scoring.open import open_reader
 from serving.scoring.sources import find_sources
-from serving.scoring.units import UNIT_ROWS, UnitSize
+from serving.scoring.units import LEAST_ROWS, UNIT_ROWS, Unit, UnitSize, end_together
 from tests.scored import parts_of, score_file
 
 ROWS = 300
@@ -110,3 +110,44 @@ def test_large_pictures_are_held_few_at_a_time(
         names += [Path(path).name for path in block.values["path"].to_pylist()]
     assert names == sorted(file.name for file in folder.iterdir())
     assert np.concatenate([block.rows for block in blocks]).tolist() == list(range(20))
+
+
+KNOWN = st.builds(
+    lambda rows, pictures, can_cut: (rows, pictures, can_cut),
+    st.one_of(st.none(), st.integers(1, 10**6)),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@given(st.lists(st.lists(KNOWN, max_size=7), max_size=3))
+def test_the_last_units_are_cut_and_hold_the_same_rows(
+    sources: list[list[tuple[int | None, bool, bool]]],
+) -> None:
+    units = []
+    for source, held in enumerate(sources):
+        first = 0
+        for number, (rows, pictures, can_cut) in enumerate(held):
+            rows = rows if rows is None or not pictures else rows % 300 + 1
+            place = tuple(range(rows)) if pictures and rows else None
+            units.append(Unit(source, number, first, rows, place, 3 * (rows or 0), can_cut=can_cut))
+            first += rows or 0
+    cut = list(end_together(iter(units)))
+    kept = len(units) - 4
+    assert cut[: max(0, kept)] == units[: max(0, kept)]
+    assert sum(unit.bytes for unit in cut) == sum(unit.bytes for unit in units)
+    for source in range(len(sources)):
+        mine = [unit for unit in cut if unit.source == source]
+        # Keys name them in the order of their rows, without a gap.
+        assert [unit.number for unit in mine] == list(range(len(mine)))
+        at = 0
+        for unit in mine:
+            assert unit.first_row == at
+            at += unit.rows or 0
+        assert at == sum(unit.rows or 0 for unit in units if unit.source == source)
+        places = [picture for unit in mine for picture in unit.place or ()]
+        before = [unit for unit in units if unit.source == source]
+        assert places == [picture for unit in before for picture in unit.place or ()]
+    fine = [unit for unit in units[-1:] if unit.rows and unit.can_cut and unit.place is None]
+    if fine and (fine[0].rows or 0) >= 8 * LEAST_ROWS:
+        assert max(unit.rows or 0 for unit in cut[-8:]) <= -(-(fine[0].rows or 0) // 8)

@@ -28,8 +28,10 @@ from serving.scoring.processes import Started, workers_on
 from serving.scoring.scorer import Scorer, Work
 from serving.scoring.sources import find_sources
 from serving.scoring.summary import join_records
-from serving.scoring.units import Unit
+from serving.scoring.units import Unit, end_together
 
+# How units are cut: a job that began with other ones cannot go on with these.
+_LAYOUT = 2
 # What decides about an answer's bits, or those of the file that holds it.
 _SOFTWARE = ("parityline", "numpy", "onnxruntime-gpu", "onnxruntime", "pillow", "pyarrow")
 
@@ -127,6 +129,7 @@ class _Job:
             except ImportError:
                 continue
         return {
+            "layout": _LAYOUT,
             "model": self.manifest.reference,
             "content_sha256": self.manifest.content_sha256,
             "backend": self.predictor.backend,
@@ -187,9 +190,11 @@ class _Job:
             share = min(1.0, max(done_bytes / total, rows / limit if limit else 0.0))
             progress(Progress(share, rows, now, rejected, time.perf_counter() - began))
 
+        every = units_of(self.sources, self.manifest, self.options.limit)
+        first = [unit for _, unit in zip(range(2), every, strict=False)]
         units = (
             unit
-            for unit in units_of(self.sources, self.manifest, self.options.limit)
+            for unit in end_together(_chained(first, every))
             if unit.key not in recorded and not (unit.rows is None and unit.source in ended)
         )
         work = Work(
@@ -206,16 +211,14 @@ class _Job:
             batch_size=self.options.batch_size,
             decoders=_decoders(self.predictor.device),
         )
-        first = [unit for _, unit in zip(range(2), units, strict=False)]
-        rest = _chained(first, units)
         count = self.options.workers or workers_on(self.predictor.device)
         if engine is not None:
-            engine(work, rest, count, done, recorded)
+            engine(work, units, count, done, recorded)
         elif count == 1 or len(first) < 2:
             # Not worth the start of other processes.
-            Scorer(work, self.predictor).run(rest, done, recorded)
+            Scorer(work, self.predictor).run(units, done, recorded)
         else:
-            run_processes(work, self.predictor, rest, count, done, recorded, started)
+            run_processes(work, self.predictor, units, count, done, recorded, started)
         joined = join_records(self.folder, self.manifest, self.sources, self.options.format)
         summary = {
             **self.description(),

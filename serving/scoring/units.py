@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -16,6 +18,10 @@ UNIT_PICTURES = 256
 UNIT_BYTES = 16 * 2**20
 # Up to so many labels; with more of them, the answers to as many rows would be too large.
 _LABELS = 64
+# Into how many pieces the last units are cut, and what is too short for it.
+_LAST_PIECES = (2, 2, 4, 8)
+LEAST_ROWS = 4096
+LEAST_PICTURES = 16
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Unit:
 
     number: in its source, from 0. first_row: in its source. rows: None for all rows of a source
     that can only be read from its start, whose units show on the way. place: for its reader.
-    bytes: of the source's size, as far as that is known.
+    bytes: of the source's size, as far as that is known. is_start: nothing before it has to be
+    read; can_cut: nor is it much work to reach its middle.
     """
 
     source: int
@@ -52,6 +59,7 @@ class Unit:
     place: Any = None
     bytes: int = 0
     is_start: bool = True
+    can_cut: bool = True
     most: int | None = None
     error: str | None = None
 
@@ -59,6 +67,44 @@ class Unit:
     def key(self) -> str:
         """What its part and its record are named by; in the order of the rows."""
         return f"{self.source:05d}-{self.number:05d}"
+
+
+def end_together(units: Iterator[Unit]) -> Iterator[Unit]:
+    """The last units in smaller pieces, so that no process has much left when the others end.
+
+    What the pieces are depends, as all units do, on the input alone.
+    """
+    last: deque[Unit] = deque()
+    shifts: dict[int, int] = {}
+    for unit in units:
+        last.append(unit)
+        if len(last) > len(_LAST_PIECES):
+            yield last.popleft()
+    for unit, most in zip(last, _LAST_PIECES[-len(last) :], strict=True) if last else ():
+        shift = shifts.get(unit.source, 0)
+        pieces = list(_cut(replace(unit, number=unit.number + shift), most))
+        shifts[unit.source] = shift + len(pieces) - 1
+        yield from pieces
+
+
+def _cut(unit: Unit, most: int) -> Iterator[Unit]:
+    """At most so many pieces; one where its rows are few, not known, or lie in one place."""
+    pictures = isinstance(unit.place, tuple) and len(unit.place) == unit.rows
+    if unit.rows is None or not unit.can_cut or (unit.place is not None and not pictures):
+        yield unit
+        return
+    pieces = max(1, min(most, unit.rows // (LEAST_PICTURES if pictures else LEAST_ROWS)))
+    ends = [unit.rows * piece // pieces for piece in range(pieces + 1)]
+    for piece, (start, stop) in enumerate(itertools.pairwise(ends)):
+        yield replace(
+            unit,
+            number=unit.number + piece,
+            first_row=unit.first_row + start,
+            rows=stop - start,
+            place=unit.place[start:stop] if pictures else None,
+            bytes=unit.bytes * stop // unit.rows - unit.bytes * start // unit.rows,
+            is_start=unit.is_start and piece == 0,
+        )
 
 
 class Reader(Protocol):
