@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from artifacts.arrow import IMAGE_COLUMNS, holds_encoded_pictures
 from artifacts.inputs import ImageInput, TableInput
 from serving.scoring.chunks import Block, chunk_rows
+from serving.scoring.pages import Pages, Unlike
 from serving.scoring.sources import Source
 from serving.scoring.units import Unit, UnitSize
 
@@ -39,13 +41,12 @@ def _sizes(
     return min(size.rows, most), min(chunk_rows(spec), max(1, most // 4))
 
 
-def _batch_rows(schema: pa.Schema, spec: ImageInput | TableInput) -> int:
-    """Rows to decode at a time."""
-    listed = isinstance(spec, ImageInput) and any(
-        pa.types.is_nested(schema.field(name).type)
-        for name in set(IMAGE_COLUMNS) & set(schema.names)
+def _holds_lists(schema: pa.Schema, spec: ImageInput | TableInput) -> bool:
+    """Whether pixels come as lists."""
+    return isinstance(spec, ImageInput) and any(
+        pa.types.is_nested(kind) and not pa.types.is_struct(kind)
+        for kind in (schema.field(name).type for name in schema.names if name in IMAGE_COLUMNS)
     )
-    return max(1, _LISTED_PIXELS // math.prod(spec.shape)) if listed else 2**31
 
 
 def _row_bytes(metadata: pq.FileMetaData) -> float:
@@ -60,6 +61,20 @@ def _row_bytes(metadata: pq.FileMetaData) -> float:
     return float(held / max(1, metadata.num_rows))
 
 
+def _pixel_pages(
+    source: Source, schema: pa.Schema, metadata: pq.FileMetaData, spec: ImageInput | TableInput
+) -> Pages | None:
+    """The column of pixels, where it can be read without pyarrow."""
+    if not source.is_local or not isinstance(spec, ImageInput):
+        return None
+    width = math.prod(spec.shape)
+    for name in schema.names:
+        if name in IMAGE_COLUMNS and schema.field(name).type == pa.binary(width):
+            with suppress(Unlike, OSError):
+                return Pages(source.path, metadata, name, width)
+    return None
+
+
 class ParquetReader:
     """Row groups that are small are joined to units, those that are large are split."""
 
@@ -71,7 +86,9 @@ class ParquetReader:
         metadata = self._file.metadata
         row_bytes = _row_bytes(metadata)
         self._unit_rows, self._chunk_rows = _sizes(self.schema, spec, size, row_bytes)
-        self._batch_rows = min(self._chunk_rows, _batch_rows(self.schema, spec))
+        self._listed = _holds_lists(self.schema, spec)
+        most = max(1, _LISTED_PIXELS // math.prod(spec.shape))
+        self._batch_rows = min(self._chunk_rows, most) if self._listed else self._chunk_rows
         groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         # The row with which each row group begins, and the end.
         self._starts = np.cumsum([0, *groups])
@@ -79,6 +96,7 @@ class ParquetReader:
         self._position = -1
         self._columns: list[str] = []
         self._rest: pa.RecordBatch | None = None
+        self._pixels = _pixel_pages(source, self.schema, metadata, spec)
 
     def units(self) -> Iterator[Unit]:
         """Of equal size, within a row group or of whole ones."""
@@ -90,7 +108,11 @@ class ParquetReader:
             if stop > first:
                 size = round((stop - first) * per_row)
                 fresh = first in starts
-                yield Unit(self._source.number, number, first, stop - first, None, size, fresh)
+                yield Unit(
+                    self._source.number, number, first, stop - first, None, size, fresh,
+                    # To decode lists that are left takes longer than to score them.
+                    can_cut=not self._listed,
+                )  # fmt: skip
                 number, first = number + 1, stop
 
     def _stops(self) -> Iterator[int]:
@@ -108,12 +130,35 @@ class ParquetReader:
         yield int(self._starts[-1])
 
     def blocks(self, unit: Unit, columns: Sequence[str]) -> Iterator[Block]:
-        """What lies before it in its row group is read and left, unless it was read just now."""
+        """Pixels of a fixed size page by page, all else, and what is unlike that, by pyarrow."""
         assert unit.rows is not None
+        at, stop = unit.first_row, unit.first_row + unit.rows
+        if self._pixels is not None and self._pixels.name in columns:
+            others = [name for name in columns if name != self._pixels.name]
+            try:
+                for table in self._tables(at, stop, others) if others else (None,):
+                    first, end = at, stop if table is None else at + len(table)
+                    for array in self._pixels.arrays(first, end):
+                        held = pa.table({self._pixels.name: array})
+                        if table is not None:
+                            for name in others:
+                                column = table.column(name).slice(at - first, len(array))
+                                held = held.append_column(table.schema.field(name), column)
+                        yield Block(np.arange(at, at + len(array)), held)
+                        at += len(array)
+            except Unlike:
+                self._pixels.close()
+                self._pixels = None
+        for table in self._tables(at, stop, columns) if at < stop else ():
+            yield Block(np.arange(at, at + len(table)), table)
+            at += len(table)
+
+    def _tables(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """What lies before it in its row group is read and left, unless it was read just now."""
         wanted = list(columns)
-        if wanted != self._columns or not 0 <= self._position <= unit.first_row:
+        if wanted != self._columns or not 0 <= self._position <= first:
             self._position = -1
-        group = int(np.searchsorted(self._starts, unit.first_row, side="right")) - 1
+        group = int(np.searchsorted(self._starts, first, side="right")) - 1
         start = int(self._starts[group])
         if self._position < start:
             self._rest, self._position, self._columns = None, start, wanted
@@ -123,13 +168,12 @@ class ParquetReader:
                 columns=wanted,
                 use_threads=False,
             )
-        stop = unit.first_row + unit.rows
         held: list[pa.RecordBatch] = []
         rows = 0
         while self._position < stop:
             position, self._position = self._position, -1
             batch = self._rest if self._rest is not None else next(self._batches)
-            skipped = min(max(0, unit.first_row - position), len(batch))
+            skipped = min(max(0, first - position), len(batch))
             taken = batch.slice(skipped, stop - position - skipped)
             after = skipped + len(taken)
             self._rest = batch.slice(after) if after < len(batch) else None
@@ -139,8 +183,7 @@ class ParquetReader:
                 rows += len(taken)
             full = rows + self._batch_rows > self._chunk_rows
             if rows and (full or self._position >= stop):
-                first = self._position - rows
-                yield Block(np.arange(first, self._position), pa.Table.from_batches(held))
+                yield pa.Table.from_batches(held)
                 held, rows = [], 0
 
     def stream(self, columns: Sequence[str]) -> Iterator[tuple[Unit, Iterator[Block]]]:
@@ -151,6 +194,8 @@ class ParquetReader:
         """Let the file go."""
         self._batches = iter(())
         self._file.close(force=True)
+        if self._pixels is not None:
+            self._pixels.close()
 
 
 class ArrowReader:
