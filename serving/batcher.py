@@ -27,6 +27,8 @@ _log = logging.getLogger("bentoml.parityline")
 # The weight of the last batch in the running factor, and the factor's bound.
 _WEIGHT = 0.1
 _MOST = 100.0
+# Of the longest wait, the share for which the loop may be kept from reading.
+_LONGEST_TURN = 0.5
 
 Answer = tuple[np.ndarray, np.ndarray]
 Deliver = Callable[[Answer | Exception], None]
@@ -125,6 +127,10 @@ class Batcher:
         # for one, as it reads and refuses others meanwhile.
         self._stretch = 1.0
         self._waiting_since = 0.0
+        # When the loop last came back from the model, and, until all has been read that has come
+        # meanwhile, when it went there.
+        self._back_s = 0.0
+        self._away_since = 0.0
         self._scheduled = False
         self._delay: asyncio.TimerHandle | None = None
         self._closing = False
@@ -139,7 +145,11 @@ class Batcher:
         """
         if not self._queue and not before:
             return
-        wait_s = max(self._expected_s(time.perf_counter(), before), before_s)
+        now = time.perf_counter()
+        wait_s = max(self._expected_s(now, before), before_s)
+        if self._away_since:
+            # It has waited to be read, too.
+            wait_s += now - self._away_since
         if wait_s > self._limits.max_wait_s:
             raise Overloaded("wait", f"an answer would wait {wait_s:.2g} s", wait_s)
 
@@ -200,6 +210,10 @@ class Batcher:
     def _start_batch(self) -> None:
         self._delay = None
         began = time.perf_counter()
+        # While there is more to read than there is time, as long as reading took: a fixed time
+        # would be a small share, and what was accepted wait for many turns of the loop.
+        reading_s = began - self._back_s
+        allowed_s = max(self._on_loop_s, min(reading_s, self._limits.max_wait_s * _LONGEST_TURN))
         while pieces := self._next_pieces():
             rows = sum(stop - start for _, start, stop in pieces)
             expected_s = self._pace.seconds(rows, self._limits.batch_rows)
@@ -212,9 +226,16 @@ class Batcher:
                 return
             self._hand_out(pieces, *self._timed(parts))
             # What was accepted comes before what more there is to read, for a while.
-            if time.perf_counter() - began > self._on_loop_s:
+            if time.perf_counter() - began > allowed_s:
                 break
+        self._back_s = time.perf_counter()
+        if self._back_s - began > self._on_loop_s:
+            self._away_since = began
+            asyncio.get_running_loop().call_soon(self._all_read)
         self._go_on()
+
+    def _all_read(self) -> None:
+        self._away_since = 0.0
 
     def _timed(self, parts: list[np.ndarray]) -> tuple[Answer | list[Answer | Exception], float]:
         """The answer to all together; or to each alone, so that only those that make the model

@@ -62,6 +62,7 @@ def batcher_of(
     run: Callable[[np.ndarray], Answer],
     *,
     on_loop: bool = False,
+    on_loop_s: float | None = None,
     batch_s: float = 1e-3,
     observer: Seen | None = None,
     **limits: float,
@@ -71,7 +72,7 @@ def batcher_of(
         run,
         Limits(**{"max_wait_s": 1e9, **chosen}),  # type: ignore[arg-type]
         pace=Pace([1], [batch_s]),
-        on_loop_s=1e9 if on_loop else 0.0,
+        on_loop_s=on_loop_s or (1e9 if on_loop else 0.0),
         observer=observer or Seen(),
         thread=ThreadPoolExecutor(1, "model"),
     )
@@ -358,3 +359,72 @@ def test_what_the_loop_does_between_batches_is_part_of_the_wait() -> None:
         await batcher.close()
 
     asyncio.run(scenario())
+
+
+class Clock:
+    """A time that passes only where work is said to take some."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("serving.batcher.time.perf_counter", lambda: self.now)
+
+    def model(self, seconds: float) -> Callable[[np.ndarray], Answer]:
+        def run(raw: np.ndarray) -> Answer:
+            self.now += seconds
+            return double(raw)
+
+        return run
+
+
+def in_turns(batcher: Batcher, clock: Clock, reading_s: float, requests: int) -> list[int]:
+    """How many of these requests are answered between one reading and the next."""
+    answered: list[int] = []
+
+    async def use() -> None:
+        for _ in range(requests):
+            batcher.submit(rows(100), lambda _: answered.append(len(turns)))
+        turns: list[None] = []
+        while len(answered) < requests:
+            clock.now += reading_s
+            turns.append(None)
+            await asyncio.sleep(0)
+        await batcher.close()
+
+    asyncio.run(use())
+    return [answered.count(turn) for turn in sorted(set(answered))]
+
+
+@pytest.mark.parametrize(("reading_s", "each"), [(0.0, 3), (0.001, 3), (0.0105, 11), (9.0, 26)])
+def test_the_model_gets_as_long_as_reading_took_and_never_half_of_the_longest_wait(
+    monkeypatch: pytest.MonkeyPatch, reading_s: float, each: int
+) -> None:
+    clock = Clock(monkeypatch)
+    limits = {"max_wait_s": 0.05, "max_queue_rows": 10**6}
+    batcher = batcher_of(clock.model(0.001), on_loop_s=0.0025, batch_s=1e-5, **limits)
+    found = in_turns(batcher, clock, reading_s, 200)
+    # Before the first turn nothing was read for long.
+    assert found[0] == 26
+    assert found[1:-1] == [each] * (len(found) - 2)
+
+
+def test_what_a_request_waited_to_be_read_is_part_of_its_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    batcher = batcher_of(clock.model(0.004), on_loop_s=0.003, max_wait_s=0.0061, batch_s=1e-5)
+
+    async def use() -> None:
+        for _ in range(5):
+            batcher.submit(rows(100), lambda _: None)
+        batcher.check_wait()
+        await asyncio.sleep(0)
+        # One batch has run for 4 ms, and four of a millisecond each wait: 8 ms for who is read now.
+        with pytest.raises(Overloaded) as caught:
+            batcher.check_wait()
+        assert caught.value.reason == "wait"
+        clock.now += 100
+        await batcher.close()
+        # All that came meanwhile has been read.
+        batcher.check_wait()
+
+    asyncio.run(use())
