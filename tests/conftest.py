@@ -24,8 +24,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from artifacts.bundle import Bundle
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("parityline", deadline=None)
+settings.load_profile("parityline")
 
 ROOT = Path(__file__).parent.parent
 QUICK_DIGITS = ["train.epochs=6", "model.hidden=[48,24]", "export.max_batch_size=256"]

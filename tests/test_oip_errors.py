@@ -289,9 +289,9 @@ MANY = 200_000
     ],
 )
 def test_a_hostile_body_is_refused_at_linear_cost(body: bytes) -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(DataError) as refused:
         images.decode(body, None)
-    # Milliseconds, but for a machine that is busy; what is quadratic takes minutes.
-    assert time.perf_counter() - start < 5
+    # Milliseconds of a processor, however busy it is; what is quadratic takes minutes.
+    assert time.thread_time() - start < 5
     assert len(str(refused.value)) < 500

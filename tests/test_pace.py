@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,26 +12,34 @@ from serving.pace import Pace
 SECONDS = st.floats(1e-6, 10, allow_nan=False)
 
 
-def test_sizes_double_up_to_the_largest_and_every_batch_fits() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A time that passes only where a test says so."""
+    now = [100.0]
+    monkeypatch.setattr("serving.pace.time.perf_counter", lambda: now[0])
+    return now
+
+
+def test_sizes_double_up_to_the_largest_and_every_batch_fits(clock: list[float]) -> None:
     sizes: list[int] = []
 
     def run(raw: np.ndarray) -> None:
         sizes.append(len(raw))
-        time.sleep(0.002)
+        clock[0] += 0.002
 
     pace = Pace.measure(run, np.zeros((3, 5)), 11)
     assert sorted(set(sizes)) == [1, 2, 4, 8, 11]
-    assert pace.seconds(1, 11) >= 0.002
+    assert pace.seconds(1, 11) == pytest.approx(0.002)
 
 
-def test_a_slow_model_is_not_measured_further() -> None:
+def test_a_slow_model_is_not_measured_further(clock: list[float]) -> None:
     sizes: set[int] = set()
 
     def run(raw: np.ndarray) -> None:
         sizes.add(len(raw))
-        time.sleep(0.12 if len(raw) > 1 else 0.001)
+        clock[0] += 0.12 if len(raw) > 1 else 0.001
 
-    assert Pace.measure(run, np.zeros((1, 1)), 4096).seconds(4, 4) >= 0.24
+    assert Pace.measure(run, np.zeros((1, 1)), 4096).seconds(4, 4) == pytest.approx(0.24)
     assert sizes == {1, 2}
 
 
