@@ -36,7 +36,7 @@ def page() -> str:
         "need none.",
         "",
         "A browser finds a page to try the model on at `GET /`, and the bundle's report at "
-        "`GET /report`. What is below `/v2/models/NAME` is too below "
+        "`GET /report`. What is below `/v2/models/NAME` is also below "
         "`/v2/models/NAME/versions/VERSION`, and is 404 there when another version is served.",
         "",
     ]
