@@ -111,7 +111,7 @@ class ResnetNetwork(Frozen):
 class TorchvisionNetwork(Frozen):
     """A classification network of torchvision's, by its name there, with a head of our labels.
 
-    dropout: before the head, for the networks that take one; None is torchvision's own.
+    dropout: before the head, for the networks that take one; by default torchvision's own.
     """
 
     kind: str = Field(pattern=r"^torchvision:[a-z][a-z0-9_]{0,63}$")

@@ -77,8 +77,9 @@ class Predictor:
     ) -> Predictions:
         """Predict what is not encoded yet.
 
-        rows: for images, encoded pictures or a uint8 array as `check_pixels` takes it; for
-        tables, a column of cells for each name. Raises DataError naming the first bad row.
+        rows: for images, encoded pictures, or uint8 at the model's own size, [N, channels, height,
+        width], for one channel also [N, height, width]; for tables, a column of cells for each
+        name. Raises DataError naming the first bad row.
         """
         spec = self.manifest.input
         bad: dict[int, str] = {}

@@ -100,6 +100,8 @@ def test_score_writes_parts_and_says_how_many(
     assert parityline(*bad, "--max-rejects", "2", PARITYLINE_STORE=str(store)).returncode == 0
     none = parityline(*bad, PARITYLINE_STORE=str(store))
     assert none.returncode == 1 and "none of 2 rows could be scored" in none.stderr
+    rejected = tmp_path / "bad" / "rejected.parquet"
+    assert rejected.exists() and str(rejected) in strict.stderr and str(rejected) in none.stderr
 
 
 @pytest.mark.parametrize(

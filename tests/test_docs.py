@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import fields
-from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,15 @@ import pytest
 import typer
 
 import parityline
+from artifacts.bundle import read_bundle
+from artifacts.references import resolve
 from docs.reference import commands as reference_commands
+from docs.reference import environment as reference_environment
 from docs.reference import pages, recipes
 from docs.reference.words import field_words
 from serving.settings import Settings
 from tests.conftest import ROOT
-from tests.documented import PAGES, README, Block, blocks, commands, not_shown, run_page
+from tests.documented import PAGES, README, blocks, commands, not_shown, run_page
 from training.recipe import load_recipe
 
 WRITTEN = [README, *PAGES]
@@ -157,6 +159,14 @@ def test_shown_output_is_compared_by_its_shape() -> None:
     assert not_shown("released: iris@...\ndata: ...", actual) == "data: ..."
 
 
+# Numbers may be others where a page is run; this one is the same for every bundle.
+def test_the_number_of_a_bundles_files_is_the_true_one(store: Path) -> None:
+    files = len(read_bundle(resolve(store, "digits")).manifest.files)
+    for page in WRITTEN:
+        for shown in re.findall(r"(\d+) files are as released", page.read_text()):
+            assert int(shown) == files, name(page)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -195,6 +205,18 @@ def test_every_key_of_a_recipe_and_every_setting_has_its_words() -> None:
     assert set(words) == {field.name for field in fields(Settings)}
 
 
+def test_the_reference_has_every_variable_that_the_code_reads() -> None:
+    shown = set(re.findall(r"`(PARITYLINE_[A-Z_]+)`", reference_environment.page()))
+    read = {
+        variable
+        for room in ("training", "artifacts", "serving")
+        for file in (ROOT / room).rglob("*.py")
+        for variable in re.findall(r'"(PARITYLINE_[A-Z_]*[A-Z])"', file.read_text())
+    }
+    # By which our own processes find each other.
+    assert read - shown == {"PARITYLINE_RUN_DIRECTORY"}
+
+
 def test_the_reference_has_every_command_and_option() -> None:
     page = reference_commands.page()
     group: Any = typer.main.get_command(parityline.app)
@@ -204,6 +226,12 @@ def test_the_reference_has_every_command_and_option() -> None:
             for option in parameter.opts if parameter.param_type_name == "option" else []:
                 assert f"`{option}`" in section, f"{command} {option}"
         assert "```sh\nparityline" in section, f"{command}: its help has no example"
+
+
+def test_the_reference_has_the_range_of_an_option() -> None:
+    page = reference_commands.page()
+    assert "| `--port` | `PORT`, ≥\u00a01, ≤\u00a065535 | `3000` |" in page
+    assert "| `--watch` | `SECONDS`, ≥\u00a00 |  |" in page
 
 
 def test_the_examples_in_the_help_are_commands() -> None:
@@ -220,21 +248,17 @@ def test_the_examples_in_the_help_are_commands() -> None:
 # The site.
 
 
-@cache
-def built(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs") / "site"
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet",
-         "-f", "docs/mkdocs.yml", "-d", str(folder / "site")],
+         "-f", "docs/mkdocs.yml", "-d", str(folder)],
         cwd=ROOT, capture_output=True, text=True,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONWARNINGS": "ignore"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "site"
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built(tmp_path_factory.mktemp("docs"))
+    return folder
 
 
 class Loaded(HTMLParser):
@@ -275,6 +299,10 @@ def test_the_readme_names_the_documentation() -> None:
     assert "docs/pages/tutorial.md" in README.read_text()
 
 
-def test_pages_are_blocks_of_a_page(tmp_path: Path) -> None:
-    found = blocks(README, "toml")
-    assert found and isinstance(found[0], Block) and found[0].place.startswith("README.md:")
+def test_the_place_of_a_block_is_where_it_begins() -> None:
+    lines = README.read_text().splitlines()
+    found = blocks(README)
+    assert len(found) > 10
+    for block in found:
+        file, _, line = block.place.partition(":")
+        assert file == "README.md" and lines[int(line) - 1].startswith(f"```{block.language}")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import Markup
 
 from artifacts.bundle import Golden
 from artifacts.inputs import ImageInput
@@ -25,7 +26,7 @@ from artifacts.predictor import Predictor
 from serving.page import Page
 from serving.page.examples import choose_examples, drawing
 from serving.page.files import STATIC
-from serving.page.markup import Markup, fill, script_json
+from serving.page.markup import fill, script_json
 from serving.settings import Settings
 from tests.listening import get, listening
 from tests.pages import BREAKING, mixed, wide

@@ -79,10 +79,11 @@ class DataConfig(Frozen):
     missing: of a table, "reject" makes a missing cell an error in columns that had none missing in
     training; "fill" answers it all the same.
 
-    size: of pictures, [height, width], by default that which they have. channels: 1 for gray, 3 for
-    RGB, by default those of the pictures. fit: what becomes of a picture of another size: "crop"
-    resizes the shorter side and cuts the middle out, "stretch" resizes both sides. resize: for
-    "crop", the length that the shorter side gets; without it, just what is cut out.
+    size: of pictures, [height, width], by default their own where all have the same, at most 256 a
+    side, and 128 x 128 otherwise. channels: 1 for gray, 3 for RGB, by default those of the
+    pictures. fit: what becomes of a picture of another size: "crop" resizes the shorter side and
+    cuts the middle out, "stretch" resizes both sides. resize: for "crop", the length that the
+    shorter side gets; without it, just what is cut out.
     interpolation: of the resizing. skip_bad: leave out pictures that cannot be read.
     memory_mb, workers: sets whose pixels take more than memory_mb are decoded anew in each epoch,
     by so many processes; by default half of the machine's memory, and one process for each core.
@@ -117,9 +118,9 @@ class AugmentConfig(Frozen):
     flip: left to right, half of them. crop: moved by up to so many pixels. pad: what comes in
     there, the picture mirrored, or black. rotate: by up to so many degrees. shift, zoom: by up to
     this share of the size. colour: brightness, contrast and saturation by up to this share.
-    cutout: a square of so many pixels a side becomes the mean. mixup, cutmix: a of their Beta(a, a)
-    (Zhang et al. 2018, Yun et al. 2019); where both are set, either one for each batch; mixup alone
-    is for tables too.
+    cutout: a square of so many pixels a side becomes the mean. mixup, cutmix: rows are mixed in
+    pairs, by shares drawn from Beta(a, a) with this a (Zhang et al. 2018, Yun et al. 2019); 0 is
+    off. Where both are set, either one for each batch; mixup alone is for tables too.
     """
 
     flip: bool = False
@@ -177,7 +178,7 @@ class TrainConfig(Frozen):
     precision: of the arithmetic. "auto" is bfloat16 for convolutions where the device computes it
     fast.
     accumulate: a step's rows go through the network in so many pieces, whose gradients add up: the
-    same step with less memory. compile: torch.compile, which takes a minute and a compiler.
+    same step with less memory. compile: by torch.compile, which takes a minute and a compiler.
     seed: of the weights, the order of rows and everything drawn at random. device: "auto" is CUDA
     where there is one, which is always said. threads: torch's CPU threads, its own choice without
     one.

@@ -21,7 +21,8 @@ def page() -> str:
         "",
         "`parityline COMMAND --help` says the same on a terminal. Exit status: 0 when it is done, "
         "1 when the work failed (with one line that says what, what was expected and what was "
-        "found), 2 for a command that is not written as it must be.",
+        "found), 2 for a command that is not written as it must be, 130 and 143 when it was ended "
+        "by Ctrl-C and by SIGTERM.",
         "",
         *table(
             ["command", ""],
@@ -82,7 +83,7 @@ def _option(option: Any) -> list[str]:
     else:
         kind = option.type_descriptor.annotation
         choices = get_args(kind) if get_origin(kind) is Literal else ()
-        takes = ", ".join(map(code, choices)) if choices else _metavar(option, kind)
+        takes = ", ".join(map(code, choices)) if choices else _value(option)
     default = option.default
     shown = option.required or default is None or default is False or default == []
     if option.required:
@@ -92,13 +93,11 @@ def _option(option: Any) -> list[str]:
     return [names, takes, "" if shown else code(default)]
 
 
-def _metavar(option: Any, kind: Any) -> str:
-    if option.metavar:
-        return code(option.metavar)
+def _value(option: Any) -> str:
+    """Its name in the usage, and its range."""
     bounds = [
-        f"{sign} {bound}"
+        f"{sign}\u00a0{bound:g}"
         for sign, bound in (("≥", option.min), ("≤", option.max))
         if bound is not None
     ]
-    known = {int: "whole number", float: "number"}
-    return " ".join([known.get(kind, "text"), ", ".join(bounds)]).strip()
+    return ", ".join([code(option.metavar), *bounds])

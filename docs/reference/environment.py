@@ -23,9 +23,9 @@ def page() -> str:
             "",
             "## A service",
             "",
-            "Of `bentoml serve` and `parityline serve`, whose options set the same. A value that "
-            "cannot be used ends the start with the variable's name, what was expected and what "
-            "was found.",
+            "Of `bentoml serve` and `parityline serve`; some are [options](commands.md#serve) of "
+            "the latter, which go before. A value that cannot be used ends the start with the "
+            "variable's name, what was expected and what was found.",
             "",
             about,
             "",

@@ -35,6 +35,10 @@ def page() -> str:
         "asks for tokens, a request has the header `Authorization: Bearer TOKEN`; those of health "
         "need none.",
         "",
+        "A browser finds a page to try the model on at `GET /`, and the bundle's report at "
+        "`GET /report`. What is below `/v2/models/NAME` is also below "
+        "`/v2/models/NAME/versions/VERSION`, and is 404 there when another version is served.",
+        "",
     ]
     paths = sorted(
         {path for document in of.values() for path in document["paths"]},

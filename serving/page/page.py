@@ -6,6 +6,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from markupsafe import Markup
+
 from artifacts.cells import MISSING_TEXTS, ColumnSpec, decode_row
 from artifacts.configs import describe_network
 from artifacts.errors import DataError
@@ -17,7 +19,7 @@ from artifacts.predictor import Predictor
 from artifacts.summary import describe_input
 from serving.page.examples import choose_examples, drawing, true_label
 from serving.page.files import template
-from serving.page.markup import Markup, fill, join, script_json
+from serving.page.markup import fill, join, script_json
 from serving.settings import Settings
 
 # A page that offers more categories of a column to choose from helps nobody; any can be typed.
@@ -60,8 +62,8 @@ class Page:
             ),
             curl=self._curl(url),
             url=url,
-            report=Markup('<a href="report">Report</a>' if REPORT in manifest.files else ""),
-            image_route=Markup(_IMAGE_ROUTE if manifest.input.kind == "image" else ""),
+            report=_REPORT_LINK if REPORT in manifest.files else "",
+            image_route=_IMAGE_ROUTE if manifest.input.kind == "image" else "",
             data=script_json(self._data()),
         ).encode()
 
@@ -199,7 +201,8 @@ class Page:
         }
 
 
-_IMAGE_ROUTE = (
+_REPORT_LINK = Markup('<a href="report">Report</a>')
+_IMAGE_ROUTE = Markup(
     "<tr><td><code>POST</code> <code>/predict/image</code></td><td>A PNG, JPEG or WebP as the "
     "body, or several as multipart <code>files</code>; <code>?top_k=K</code></td></tr>"
 )

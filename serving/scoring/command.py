@@ -191,7 +191,9 @@ def score(
     if max_rejects is not None and rejected > max_rejects:
         raise DataError(
             f"--max-rejects: expected at most {max_rejects}, found {rejected}; which and why is in "
-            f"{out}/rejected"
+            f"{out}/rejected.{format_}"
         )
     if max_rejects is None and rejected and not summary["rows_scored"]:
-        raise DataError(f"none of {rejected} rows could be scored; why is in {out}/rejected")
+        raise DataError(
+            f"none of {rejected} rows could be scored; why is in {out}/rejected.{format_}"
+        )

@@ -14,6 +14,8 @@ const ROWS = 500;
 const CELLS = 20_000;
 const TRIES = 5;
 const SHOWN_COLUMNS = 4;
+// Bytes of a file that are decoded at once: of a character across two such pieces nothing is left.
+const PIECE = 128 * 2 ** 20;
 // What a browser reads where there is no UTF-8.
 const DAMAGED = "\uFFFD";
 
@@ -78,6 +80,7 @@ function read(file) {
     let more = false;
     window.Papa.parse(file, {
       delimiter: ",",
+      chunkSize: PIECE,
       step: ({ data }, parser) => {
         if (data.length === 1 && data[0] === "" && (rows[0]?.length ?? 2) > 1) return;
         if (rows.length > MOST_ROWS) {
