@@ -11,6 +11,7 @@ structs in Thrift's compact protocol.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -112,9 +113,9 @@ class Pages:
         if group != self._group:
             self._group, self._found, self._dictionary, self._held = group, [], None, None
             self._pages = self._walk(group)
-        for page in reversed(self._found):
-            if page.first_row <= row < page.first_row + page.rows:
-                return page
+        if self._found and row < self._found[-1].first_row + self._found[-1].rows:
+            after = bisect_right(self._found, row, key=lambda page: page.first_row)
+            return self._found[after - 1]
         for page in self._pages:
             self._found.append(page)
             if row < page.first_row + page.rows:
