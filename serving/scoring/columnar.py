@@ -87,8 +87,9 @@ class ParquetReader:
         row_bytes = _row_bytes(metadata)
         self._unit_rows, self._chunk_rows = _sizes(self.schema, spec, size, row_bytes)
         self._listed = _holds_lists(self.schema, spec)
-        most = max(1, _LISTED_PIXELS // math.prod(spec.shape))
-        self._batch_rows = min(self._chunk_rows, most) if self._listed else self._chunk_rows
+        if self._listed:
+            most = max(1, _LISTED_PIXELS // math.prod(spec.shape))
+            self._chunk_rows = min(self._chunk_rows, most)
         groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         # The row with which each row group begins, and the end.
         self._starts = np.cumsum([0, *groups])
@@ -134,27 +135,35 @@ class ParquetReader:
         assert unit.rows is not None
         at, stop = unit.first_row, unit.first_row + unit.rows
         if self._pixels is not None and self._pixels.name in columns:
-            others = [name for name in columns if name != self._pixels.name]
             try:
-                for table in self._tables(at, stop, others) if others else (None,):
-                    first, end = at, stop if table is None else at + len(table)
-                    for array in self._pixels.arrays(first, end):
-                        held = pa.table({self._pixels.name: array})
-                        if table is not None:
-                            for name in others:
-                                column = table.column(name).slice(at - first, len(array))
-                                held = held.append_column(table.schema.field(name), column)
-                        yield Block(np.arange(at, at + len(array)), held)
-                        at += len(array)
+                for table in self._paged(self._pixels, at, stop, columns):
+                    yield Block(np.arange(at, at + len(table)), table)
+                    at += len(table)
             except Unlike:
                 self._pixels.close()
                 self._pixels = None
-        for table in self._tables(at, stop, columns) if at < stop else ():
+        for table in self._tables(at, stop, columns):
             yield Block(np.arange(at, at + len(table)), table)
             at += len(table)
 
+    def _paged(
+        self, pixels: Pages, first: int, stop: int, columns: Sequence[str]
+    ) -> Iterator[pa.Table]:
+        others = [name for name in columns if name != pixels.name]
+        if not others:
+            yield from (pa.table({pixels.name: array}) for array in pixels.arrays(first, stop))
+            return
+        for table in self._tables(first, stop, others):
+            at = 0
+            for array in pixels.arrays(first, first + len(table)):
+                yield table.slice(at, len(array)).append_column(pixels.name, array)
+                at += len(array)
+            first += len(table)
+
     def _tables(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[pa.Table]:
         """What lies before it in its row group is read and left, unless it was read just now."""
+        if first >= stop:
+            return
         wanted = list(columns)
         if wanted != self._columns or not 0 <= self._position <= first:
             self._position = -1
@@ -163,13 +172,11 @@ class ParquetReader:
         if self._position < start:
             self._rest, self._position, self._columns = None, start, wanted
             self._batches = self._file.iter_batches(
-                batch_size=self._batch_rows,
+                batch_size=self._chunk_rows,
                 row_groups=range(group, len(self._starts) - 1),
                 columns=wanted,
                 use_threads=False,
             )
-        held: list[pa.RecordBatch] = []
-        rows = 0
         while self._position < stop:
             position, self._position = self._position, -1
             batch = self._rest if self._rest is not None else next(self._batches)
@@ -179,12 +186,7 @@ class ParquetReader:
             self._rest = batch.slice(after) if after < len(batch) else None
             self._position = position + after
             if len(taken):
-                held.append(taken)
-                rows += len(taken)
-            full = rows + self._batch_rows > self._chunk_rows
-            if rows and (full or self._position >= stop):
-                yield pa.Table.from_batches(held)
-                held, rows = [], 0
+                yield pa.Table.from_batches([taken])
 
     def stream(self, columns: Sequence[str]) -> Iterator[tuple[Unit, Iterator[Block]]]:
         """Every unit is known."""
