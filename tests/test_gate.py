@@ -303,3 +303,14 @@ def test_the_onnx_file_holds_no_metadata() -> None:
         *proto.functions,
     ]
     assert not any(item.metadata_props or item.doc_string for item in items)
+
+
+def test_the_histogram_counts_every_answer_once(digits: Predictor) -> None:
+    parity = digits.bundle.parity()
+    assert parity.histogram is not None
+    for name, counts in parity.histogram.counts.items():
+        summary = digits.manifest.parity[name]
+        assert sum(counts) == summary.rows
+        highest = max(place for place, count in enumerate(counts) if count)
+        edges = (0.0, *parity.histogram.edges, np.inf)
+        assert edges[highest] <= summary.max_abs_diff < edges[highest + 1]
