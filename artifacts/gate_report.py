@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
@@ -38,18 +39,22 @@ class DiffHistogram(Frozen):
 class GateReport(Frozen):
     """Every format against the trained model.
 
-    formats: tallies by format and batch size. one_answer: what was found of the same row at
-    different batch sizes. histogram: None in bundles that were released before it was kept.
+    formats: tallies by format and batch size. histogram: None in bundles that were released before
+    it was kept. one_answer: what was found of the same row at different batch sizes.
     """
 
     tolerance: str
     device: str
     held_out_rows: int
     edge_rows: int
-    batch_sizes: tuple[int, ...]
+    batch_sizes: tuple[int, ...] = Field(min_length=1)
     formats: dict[str, dict[str, Tally]]
-    one_answer: str
     histogram: DiffHistogram | None = None
+    one_answer: str
+
+    def encode(self) -> bytes:
+        """As the bytes of `parity.json`."""
+        return (json.dumps(self.model_dump(mode="json"), indent=2) + "\n").encode()
 
 
 def decode_gate_report(payload: bytes) -> GateReport:
