@@ -21,6 +21,7 @@ import pydantic
 
 from artifacts.errors import BundleError
 from artifacts.evidence import MAX_EVIDENCE_BYTES, Evidence, decode_evidence
+from artifacts.files import sync_directory
 from artifacts.gate_report import GateReport, decode_gate_report
 from artifacts.golden import Golden as Golden
 from artifacts.golden import decode_golden
@@ -263,15 +264,6 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory as lasting as the files are."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _rename_new(source: Path, target: Path) -> None:

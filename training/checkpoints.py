@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from artifacts.bundle import sync_directory
 from artifacts.errors import DataError, ParitylineError
+from artifacts.files import write_file
 from training.run_record import CheckpointFile, RunRecord, differences, ground_lines
 
 FOLDER = ".training"
@@ -221,13 +221,8 @@ def _read_record(folder: Path) -> RunRecord:
 
 
 def _write_record(folder: Path, record: RunRecord) -> None:
-    temporary = folder / f"{_TEMPORARY}{_RECORD}"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(record.model_dump(mode="json"), indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / _RECORD)
-    sync_directory(folder)
+    text = json.dumps(record.model_dump(mode="json"), indent=2) + "\n"
+    write_file(folder / _RECORD, text.encode())
 
 
 def _measure(file: Path) -> tuple[int, str]:
