@@ -25,6 +25,7 @@ from artifacts.files import sync_directory
 from artifacts.gate_report import GateReport, decode_gate_report
 from artifacts.golden import Golden as Golden
 from artifacts.golden import decode_golden
+from artifacts.inputs import first_problem
 from artifacts.manifest import (
     EVIDENCE,
     GOLDEN,
@@ -227,9 +228,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(content)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the manifest"
-        raise BundleError(f"{file}: {where}: {first['msg']}") from error
+        raise BundleError(f"{file}: {first_problem(error)}") from error
     absent = [name for name in REQUIRED_FILES if name not in manifest.files]
     if absent:
         raise BundleError(f"{file}: files: expected {', '.join(absent)} among them")

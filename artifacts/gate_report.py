@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from artifacts.inputs import Frozen
+from artifacts.inputs import Frozen, first_problem
 
 
 class Tally(Frozen):
@@ -62,6 +61,4 @@ def decode_gate_report(payload: bytes) -> GateReport:
     try:
         return GateReport.model_validate_json(payload)
     except ValidationError as error:
-        first: Any = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ValueError(f"{where}: {first['msg']}") from error
+        raise ValueError(first_problem(error)) from error

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from artifacts.errors import DataError, ParitylineError
 from artifacts.files import write_file
+from artifacts.inputs import first_problem
 from training.run_record import CheckpointFile, RunRecord, differences, ground_lines
 
 FOLDER = ".training"
@@ -215,8 +216,8 @@ def _read_record(folder: Path) -> RunRecord:
         return RunRecord.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise CheckpointError(
-            f"{file}: not the record of a run: {error.errors()[0]['msg']}; without "
-            "--resume the run begins anew"
+            f"{file}: not the record of a run: {first_problem(error)}; without --resume the run "
+            "begins anew"
         ) from error
 
 
