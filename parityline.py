@@ -164,6 +164,12 @@ def main() -> None:
     except ParitylineError as error:
         say_error(str(error))
         sys.exit(1)
+    except OSError as error:
+        # What no command has a better word for: a name too long, a folder that may not be read,
+        # standard output on a disk that is full.
+        what = "" if error.filename is None else f"{error.filename}: "
+        say_error(f"{what}{error.strerror or error}")
+        sys.exit(1)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
             _below_the_echo()

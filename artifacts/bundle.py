@@ -21,9 +21,11 @@ import pydantic
 
 from artifacts.errors import BundleError
 from artifacts.evidence import MAX_EVIDENCE_BYTES, Evidence, decode_evidence
+from artifacts.files import sync_directory
 from artifacts.gate_report import GateReport, decode_gate_report
 from artifacts.golden import Golden as Golden
 from artifacts.golden import decode_golden
+from artifacts.inputs import first_problem
 from artifacts.manifest import (
     EVIDENCE,
     GOLDEN,
@@ -226,9 +228,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(content)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the manifest"
-        raise BundleError(f"{file}: {where}: {first['msg']}") from error
+        raise BundleError(f"{file}: {first_problem(error)}") from error
     absent = [name for name in REQUIRED_FILES if name not in manifest.files]
     if absent:
         raise BundleError(f"{file}: files: expected {', '.join(absent)} among them")
@@ -263,15 +263,6 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory as lasting as the files are."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _rename_new(source: Path, target: Path) -> None:

@@ -22,7 +22,7 @@ def complete_bundle(incomplete: str) -> list[tuple[str, str]]:
         bundles = list_bundles(store_path())
         name, at, _ = incomplete.partition("@")
         meant = [each for each in bundles if each == name or (not at and each.startswith(name))]
-        found = [] if at else [(each, "the promoted version") for each in meant]
+        found = [] if at else [(each, _promoted(each)) for each in meant]
         return found + (_versions(meant[0], bundles) if len(meant) == 1 else [])
     except (ParitylineError, OSError):
         return []
@@ -40,6 +40,11 @@ def complete_version(incomplete: str) -> list[tuple[str, str]]:
         ]
     except (ParitylineError, OSError):
         return []
+
+
+def _promoted(name: str) -> str:
+    version = promoted_version(store_path(), name)
+    return "no version is promoted" if version is None else f"the promoted version, {version}"
 
 
 def _versions(name: str, bundles: dict[str, list[str]]) -> list[tuple[str, str]]:

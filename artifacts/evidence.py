@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from pydantic import Field, ValidationError, model_validator
 
-from artifacts.inputs import Frozen
+from artifacts.inputs import Frozen, first_problem
 
 if TYPE_CHECKING:
     from artifacts.manifest import Manifest
@@ -124,9 +124,7 @@ def decode_evidence(payload: bytes, manifest: Manifest) -> Evidence:
     try:
         evidence = Evidence.model_validate_json(payload)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ValueError(f"{where}: {first['msg']}") from error
+        raise ValueError(first_problem(error)) from error
     classes = len(manifest.labels)
     columns = (
         {column.name for column in manifest.input.columns}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
 
 from pydantic import Field, ValidationError, model_validator
 
-from artifacts.inputs import Frozen
+from artifacts.inputs import Frozen, first_problem
 
 
 class Tally(Frozen):
@@ -38,18 +38,22 @@ class DiffHistogram(Frozen):
 class GateReport(Frozen):
     """Every format against the trained model.
 
-    formats: tallies by format and batch size. one_answer: what was found of the same row at
-    different batch sizes. histogram: None in bundles that were released before it was kept.
+    formats: tallies by format and batch size. histogram: None in bundles that were released before
+    it was kept. one_answer: what was found of the same row at different batch sizes.
     """
 
     tolerance: str
     device: str
     held_out_rows: int
     edge_rows: int
-    batch_sizes: tuple[int, ...]
+    batch_sizes: tuple[int, ...] = Field(min_length=1)
     formats: dict[str, dict[str, Tally]]
-    one_answer: str
     histogram: DiffHistogram | None = None
+    one_answer: str
+
+    def encode(self) -> bytes:
+        """As the bytes of `parity.json`."""
+        return (json.dumps(self.model_dump(mode="json"), indent=2) + "\n").encode()
 
 
 def decode_gate_report(payload: bytes) -> GateReport:
@@ -57,6 +61,4 @@ def decode_gate_report(payload: bytes) -> GateReport:
     try:
         return GateReport.model_validate_json(payload)
     except ValidationError as error:
-        first: Any = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ValueError(f"{where}: {first['msg']}") from error
+        raise ValueError(first_problem(error)) from error

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
-from artifacts.bundle import Bundle, read_bundle, sync_directory
+from artifacts.bundle import Bundle, read_bundle
 from artifacts.errors import BundleError, nearest
+from artifacts.files import write_file
 from artifacts.shelves import MANIFEST, PROMOTED, list_bundles, promoted_version, store_path
 
 __all__ = [
@@ -31,21 +31,11 @@ def promote(store: Path, reference: str) -> None:
             f"{reference!r}: expected NAME@VERSION: promoting names one version{known}"
         )
     open_reference(store, reference)
-    shelf = store / name
-    temporary: Path | None = None
+    file = store / name / PROMOTED
     try:
-        with tempfile.NamedTemporaryFile("w", dir=shelf, prefix=".promoted-", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(version + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(shelf / PROMOTED)
-        sync_directory(shelf)
+        write_file(file, f"{version}\n".encode())
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise BundleError(f"{shelf / PROMOTED}: could not be written: {error}") from error
+        raise BundleError(f"{file}: could not be written: {error}") from error
 
 
 def open_reference(store: Path, reference: str) -> Bundle:

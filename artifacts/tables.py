@@ -24,26 +24,31 @@ from artifacts.terminal import printable
 _DISPENSABLE = ("input", "labels", "log loss", "AUC", "95%", "created (UTC)")
 _MOST_COLUMNS = 40
 _MOST_LINES = 4
-_LONGEST_NAME, _LEAST = 32, 12
+_LONGEST_NAME = 32
 _KEY = 10
 
 
 def print_list(console: Console, entries: list[dict[str, Any]]) -> None:
     """The versions in a store, by `artifacts.facts.list_facts`, in as many columns as fit."""
-    for number in range(len(_DISPENSABLE) + 1):
-        table = _list_table(entries, _DISPENSABLE[:number])
-        if _fits(console, table):
-            console.print(table)
-            break
-    else:
-        for line in summary.list_lines([entry for entry in entries if "error" not in entry]):
-            console.print(Text(line), soft_wrap=True)
+    readable = [entry for entry in entries if "error" not in entry]
+    if readable:
+        _print_readable(console, readable)
     for entry in entries:
         if "error" in entry:
             line = f"{entry['reference']}  unreadable: {printable(entry['error'])}"
             console.print(Text(line, style="red"), soft_wrap=True)
     if any(entry["promoted"] for entry in entries):
         console.print(Text("* promoted: the version that NAME alone stands for", style="dim"))
+
+
+def _print_readable(console: Console, entries: list[dict[str, Any]]) -> None:
+    for number in range(len(_DISPENSABLE) + 1):
+        table = _list_table(entries, _DISPENSABLE[:number])
+        if _fits(console, table):
+            console.print(table)
+            return
+    for line in summary.list_lines(entries):
+        console.print(Text(line), soft_wrap=True)
 
 
 def _list_table(entries: list[dict[str, Any]], without: tuple[str, ...]) -> Table:
@@ -60,8 +65,6 @@ def _list_table(entries: list[dict[str, Any]], without: tuple[str, ...]) -> Tabl
     shown = {name: cell for name, cell in cells.items() if name not in without}
     table = _table("", *shown, right={"test accuracy", "AUC", "log loss", "labels"})
     for entry in entries:
-        if "error" in entry:
-            continue
         row = [Text(printable(cell(entry))) for cell in shown.values()]
         row[0].stylize("bold" if entry["promoted"] else "")
         table.add_row(Text("*" if entry["promoted"] else " ", style="green"), *row)
@@ -97,7 +100,7 @@ def print_bundle(console: Console, bundle: Bundle) -> None:
         console.print()
         _print_columns(console, manifest.input)
     console.print()
-    console.print(_parity_table(manifest))
+    _print_formats(console, manifest)
     console.print()
     console.print(_files_table(manifest))
 
@@ -144,29 +147,42 @@ def _figure(figure: Estimate) -> Text:
 
 def _print_columns(console: Console, spec: TableInput) -> None:
     rows = summary.column_rows(spec)
-    shown = rows[:_MOST_COLUMNS]
-    longest = min(_LONGEST_NAME, max(len(name) for name, *_ in shown))
-    left = max(_LEAST, console.width - longest - len("category") - len("answered") - 6)
     table = _table("column", "type", "values", "missing")
-    for name, kind, values, missing in shown:
-        cells = _cut(printable(name), longest), kind, _cut(printable(values), left), missing
+    # The one that is wrapped where there is little room.
+    table.columns[2].no_wrap = False
+    for name, kind, values, missing in rows[:_MOST_COLUMNS]:
+        cells = _cut(printable(name), _LONGEST_NAME), kind, printable(values), missing
         table.add_row(*map(Text, cells))
     console.print(table)
-    if more := len(rows) - len(shown):
+    if more := len(rows[_MOST_COLUMNS:]):
         console.print(Text(f"and {more} more; --json has them all", style="dim"))
 
 
-def _parity_table(manifest: Manifest) -> Table:
+def _print_formats(console: Console, manifest: Manifest) -> None:
+    """How near each is to the trained model, and how fast: side by side, or below one another."""
+    near = {
+        file: (f"{found.max_abs_diff:.2g}", str(found.label_disagreements), f"{found.rows:,}")
+        for file, found in manifest.parity.items()
+    }
+    fast = {
+        file: (f"{speed.alone:,.0f}", f"{speed.batched:,.0f}")
+        for file, speed in (manifest.speed.formats if manifest.speed else {}).items()
+    }
     counted = ("largest diff.", "other labels", "answers")
-    speeds = manifest.speed.formats if manifest.speed else {}
-    timed = ("rows/s alone", "in batches") if speeds else ()
-    table = _table("parity", *counted, *timed, right={*counted, *timed})
-    for file, parity in manifest.parity.items():
-        row = [f"{parity.max_abs_diff:.2g}", str(parity.label_disagreements), f"{parity.rows:,}"]
-        if speed := speeds.get(file):
-            row += [f"{speed.alone:,.0f}", f"{speed.batched:,.0f}"]
-        table.add_row(file, *row)
-    return table
+    timed = ("rows/s alone", "in batches") if fast else ()
+    beside = _table("parity", *counted, *timed, right={*counted, *timed})
+    for file, cells in near.items():
+        beside.add_row(file, *cells, *fast.get(file, ()))
+    if _fits(console, beside) or not fast:
+        console.print(beside)
+        return
+    for heading, columns, rows in (("parity", counted, near), ("speed", timed, fast)):
+        table = _table(heading, *columns, right={*columns})
+        for file, cells in rows.items():
+            table.add_row(file, *cells)
+        console.print(table)
+        if rows is near:
+            console.print()
 
 
 def _files_table(manifest: Manifest) -> Table:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import textwrap
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
 
 # A label or a path may hold what would move the cursor, or worse; a line is to be one line.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
-
-
 _FACT = re.compile(r"([a-z][a-z ]{0,11}): (.+)")
 _INDENT = 13
 
@@ -53,13 +53,24 @@ def tell(console: Console, line: str) -> None:
     if found is None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
         return
-    # No word is broken: a path or a reference is copied from here.
-    lines = textwrap.wrap(
-        found[2], max(20, console.width - _INDENT), break_long_words=False, break_on_hyphens=False
-    )
-    for number, text in enumerate(lines):
+    for number, text in enumerate(_wrapped(found[2], console.width - _INDENT)):
         console.print(f"{'' if number else found[1]:<{_INDENT}}", style="cyan", end="")
         console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_entries(entries: Mapping[str, str]) -> None:
+    """A line for each, its name and then its text, which is wrapped on a terminal."""
+    indent = max(map(len, entries)) + 2
+    room = shutil.get_terminal_size().columns - indent if is_terminal() else None
+    for name, text in entries.items():
+        lines = [text] if room is None else _wrapped(text, room)
+        for number, line in enumerate(lines):
+            say(f"{'' if number else name:<{indent}}{line}")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    # No word is broken: a path or a reference is copied from here.
+    return textwrap.wrap(text, max(20, width), break_long_words=False, break_on_hyphens=False)
 
 
 def busy(console: Console, what: str) -> AbstractContextManager[object]:

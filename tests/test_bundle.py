@@ -10,7 +10,7 @@ import pytest
 
 from artifacts.bundle import Bundle, read_bundle, write_bundle
 from artifacts.errors import BundleError
-from artifacts.manifest import BUNDLE_FILES, Manifest
+from artifacts.manifest import BUNDLE_FILES, Manifest, content_sha256
 from artifacts.references import (
     list_bundles,
     only_name,
@@ -21,6 +21,7 @@ from artifacts.references import (
 )
 from tests.conftest import ROOT
 from tests.forgery import files_of, forge
+from training.report.page import render_report, report_of
 
 
 def test_a_version_is_what_its_content_is(bundle: Bundle, tmp_path: Path) -> None:
@@ -33,6 +34,46 @@ def test_a_version_is_what_its_content_is(bundle: Bundle, tmp_path: Path) -> Non
     other = write_bundle(tmp_path / "changed", changed, files_of(bundle))
     assert other.manifest.version != bundle.manifest.version
     assert forge(bundle, tmp_path / "third", parity_json=b"x").path != again.path
+
+
+def test_speeds_and_their_report_leave_the_version_as_it_is(bundle: Bundle, tmp_path: Path) -> None:
+    manifest, files = bundle.manifest, files_of(bundle)
+    assert manifest.speed is not None
+    slower = {
+        name: entry.model_copy(update={"alone": entry.alone / 2})
+        for name, entry in manifest.speed.formats.items()
+    }
+    other = manifest.model_copy(
+        update={"speed": manifest.speed.model_copy(update={"formats": slower})}
+    )
+    del files["report.html"]
+    written = write_bundle(
+        tmp_path / "slower", other, files,
+        lambda made: render_report(made, bundle.parity(), bundle.golden(), bundle.evidence()),
+    )  # fmt: skip
+    assert written.manifest.version == manifest.version
+    assert written.read("report.html") != bundle.read("report.html")
+    assert report_of(written) == written.read("report.html")
+    # What is there already is kept, with its own speeds and its own report.
+    again = write_bundle(tmp_path / "slower", manifest, files, lambda _: b"another")
+    assert again == written and read_bundle(again.path).manifest.speed == other.speed
+    # The report is still checked, and everything else is still covered.
+    (written.path / "report.html").write_bytes(b"x")
+    with pytest.raises(BundleError, match=r"report\.html: expected"):
+        read_bundle(written.path)
+    changed = write_bundle(tmp_path / "changed", other, {**files, "parity.json": b"{}"})
+    assert changed.manifest.version != manifest.version
+
+
+def test_a_manifest_without_speeds_covers_its_report() -> None:
+    released = ROOT / "tests" / "fixtures" / "released" / "schema-1-mlp"
+    content = json.loads((released / "manifest.json").read_text())
+    assert "speed" not in content
+    spoiled = json.loads(json.dumps(content))
+    spoiled["files"]["report.html"]["sha256"] = "0" * 64
+    assert content_sha256(spoiled) != content_sha256(content)
+    content["speed"] = spoiled["speed"] = None
+    assert content_sha256(spoiled) == content_sha256(content)
 
 
 def test_writing_a_bundle_that_is_there_changes_nothing(bundle: Bundle) -> None:

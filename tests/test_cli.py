@@ -113,6 +113,7 @@ def test_score_writes_parts_and_says_how_many(
         (["train", "digits", "--set", "model.dropuot=0"], 1, "; did you mean 'model.dropout'?"),
         (["show", "digts"], 1, "there are: breast-cancer, digits; did you mean 'digits'?"),
         (["shw", "digits"], 2, "No such command 'shw'. Did you mean 'show'?"),
+        (["show", "n" * 300], 1, "manifest.json: File name too long"),
         (["train", "none.toml"], 1, "recipe none.toml: cannot be read"),
         (["train", "digits", "--set", "train.epoch=3"], 1, "unknown key train.epoch; allowed"),
         (["train", "digits", "--set", "epochs"], 1, "expected key=value"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -56,11 +57,40 @@ def test_names_come_first_and_versions_with_the_only_one(
     reference = digits.manifest.reference
     assert [name for name, _ in complete_bundle("")] == ["breast-cancer", "digits"]
     assert complete_bundle("dig") == [
-        ("digits", "the promoted version"), (reference, "promoted"),
+        ("digits", f"the promoted version, {digits.manifest.version}"), (reference, "promoted"),
     ]  # fmt: skip
     assert complete_bundle("digits@") == [(reference, "promoted")]
     assert complete_bundle("nothing") == complete_bundle("nothing@") == []
     assert {name for name, _ in complete_version("")} > {reference}
+
+
+def test_a_name_that_stands_for_no_version_is_offered_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "mine" / "0123456789ab"
+    bundle.mkdir(parents=True)
+    (bundle / "manifest.json").write_text("{}")
+    monkeypatch.setenv("PARITYLINE_STORE", str(tmp_path))
+    assert complete_bundle("m") == [
+        ("mine", "no version is promoted"), ("mine@0123456789ab", ""),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_shells_that_do_not_cut_words_are_offered_whole_ones(
+    shell: str, store: Path, digits: Predictor
+) -> None:
+    def offered_for(line: str) -> str:
+        result = parityline(
+            _PARITYLINE_COMPLETE=f"complete_{shell}", _TYPER_COMPLETE_ARGS=f"parityline {line}",
+            _TYPER_COMPLETE_FISH_ACTION="get-args", PARITYLINE_STORE=str(store),
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    assert digits.manifest.reference in offered_for("show digits@")
+    choices = re.findall(r"train[\w.=]+", offered_for("train digits --set train.optimizer=ad"))
+    assert choices == ["train.optimizer=adam", "train.optimizer=adamw"]
 
 
 def test_a_store_that_cannot_be_read_offers_nothing(

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import re
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from artifacts.bundle import Bundle
+from artifacts.errors import BundleError
 from artifacts.estimates import log_losses
+from artifacts.evidence import Curves
 from artifacts.inputs import Column, DateColumn, ImageInput, TableInput
-from training.data import Dataset, Part
+from artifacts.predictor import Predictor
+from tests.forgery import forge
+from training.data import Dataset, Part, load_dataset
 from training.evidence import SHUFFLES, column_importance, curves, gather_evidence
 from training.measure import label_shares_baseline
+from training.recipe import DataConfig, load_recipe
+from training.run import run
 
 ROWS = 300
 
@@ -143,3 +156,92 @@ def test_the_baseline_knows_the_shares_of_the_training_part_alone() -> None:
     shares = np.tile(np.array([0.6, 0.3, 0.1], dtype=np.float32), (5, 1))
     assert found.log_loss.value == pytest.approx(log_losses(shares, test).mean())
     assert found.accuracy.low < 0.6 < found.accuracy.high
+
+
+def test_evidence_is_of_the_test_part(digits: Predictor, cancer: Predictor) -> None:
+    part = load_dataset(DataConfig(source="digits")).test
+    evidence = digits.bundle.evidence()
+    assert evidence is not None and evidence.mistakes
+    answers = digits.predict(part.raw)
+    wrong = set(np.flatnonzero(answers.index != part.labels).tolist())
+    assert {mistake.row for mistake in evidence.mistakes} <= wrong
+    assert len(evidence.mistakes) == min(12, len(wrong))
+    given = [mistake.probability for mistake in evidence.mistakes]
+    assert given == sorted(given, reverse=True)
+    for mistake in evidence.mistakes:
+        assert (mistake.label, mistake.answer) == (
+            part.labels[mistake.row], answers.index[mistake.row],
+        )  # fmt: skip
+        assert mistake.probability == pytest.approx(answers.probabilities[mistake.row].max(), 1e-3)
+    table = cancer.bundle.evidence()
+    assert table is not None and table.curves is not None
+    assert {entry.column for entry in table.importance} == {
+        column.name for column in cancer.manifest.input.columns
+    }
+    # The thinned curve has the area that the manifest says.
+    x, y = np.array(table.curves.roc).T
+    area = float(np.trapezoid(y, x))
+    auc = cancer.manifest.metrics["test"].auc
+    assert auc is not None and area == pytest.approx(auc.value, abs=0.01)
+
+
+def test_evidence_that_is_not_what_it_should_be_is_refused(
+    bundle: Bundle, cancer: Predictor, tmp_path: Path
+) -> None:
+    whole = json.loads(bundle.read("evidence.json"))
+    mistake = whole["mistakes"][0]
+    curves = Curves(roc=((0, 0), (1, 1)), precision_recall=((1, 1),)).model_dump()
+    png = "iVBORw0KGgoAAAANSUhEUgABAAAAAQAACAAAAAA="
+    cases = {
+        "Invalid JSON": b"{",
+        "Input should be a valid": {**whole, "mistakes": 5},
+        "expected labels below 10": {**whole, "mistakes": [{**mistake, "answer": 10}]},
+        "curves: they are for two labels": {**whole, "curves": curves},
+        "picture: expected a PNG": {**whole, "mistakes": [{**mistake, "picture": "R0lGODlh"}]},
+        "picture: not base64": {**whole, "mistakes": [{**mistake, "picture": "<b>"}]},
+        "128 pixels a side": {**whole, "mistakes": [{**mistake, "picture": png}]},
+        "no column 'x' in the manifest": {**whole, "mistakes": [{**mistake, "cells": {"x": 1}}]},
+        "Extra inputs": {**whole, "script": "x"},
+        "at most 12 items": {**whole, "mistakes": [mistake] * 13},
+        "not a row of image input": {**whole, "mistakes": [{**mistake, "picture": None}]},
+    }
+    for number, (message, spoiled) in enumerate(cases.items()):
+        payload = spoiled if isinstance(spoiled, bytes) else json.dumps(spoiled).encode()
+        forged = forge(bundle, tmp_path / f"case{number}", evidence_json=payload)
+        with pytest.raises(BundleError, match=rf"evidence\.json: .*{re.escape(message)}"):
+            forged.evidence()
+    forged = forge(bundle, tmp_path / "large", evidence_json=b" " * (8 * 2**20 + 1))
+    with pytest.raises(BundleError, match="expected at most 8388608 bytes"):
+        forged.evidence()
+    forged = forge(bundle, tmp_path / "parity", parity_json=b"[]")
+    with pytest.raises(BundleError, match=r"parity\.json: "):
+        forged.parity()
+
+
+def test_no_real_row_is_kept_where_data_may_not_leave(tmp_path: Path) -> None:
+    """The cells, in every form that they have in a page, a file of JSON or an array."""
+    generator = np.random.default_rng(0)
+    secret = generator.random(300).round(9)
+    label = np.where(secret + 0.2 * generator.random(300) > 0.6, "yes", "no")
+    file = tmp_path / "secret.csv"
+    pyarrow.csv.write_csv(pa.table({"secret": secret, "label": label}), file)
+    overrides = ["export.golden=synthetic", "train.epochs=2", "model.kind=mlp", "model.hidden=[4]"]
+    recipe = load_recipe("table", overrides, name="secret", data=str(file), target="label")
+    bundle = run(
+        recipe, tmp_path / "store", promote=False, console=Console(quiet=True), preflight=False
+    )
+    assert bundle is not None
+    evidence = bundle.evidence()
+    assert evidence is not None and evidence.mistakes is None and evidence.importance
+    page = bundle.read("report.html")
+    assert b"may not leave" in page and b"A made-up row" in page
+    # The range and the median are in the manifest, as its docstring says.
+    (column,) = bundle.manifest.input.columns
+    assert isinstance(column, Column)
+    known = {column.low, column.high, column.typical}
+    rows = [value for value in secret.tolist() if value not in known]
+    assert len(rows) > 290
+    for name in ("evidence.json", "report.html", "golden.npz", "parity.json"):
+        content = bundle.read(name)
+        assert not any(np.float64(value).tobytes() in content for value in rows), name
+        assert not any(f"{value:.6g}".encode() in content for value in rows), name

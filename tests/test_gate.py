@@ -80,10 +80,10 @@ def test_every_kind_of_model_passes_the_gate_in_all_formats(
     held_out = rows_of(spec, count, seed=1)
     formats = open_formats(exported.files)
     report = parity_gate(run_module(model, "cpu"), formats, [held_out], spec, largest, quiet)
-    assert set(report["formats"]) == {"model.onnx", "model.ts", "model.pt2"}
-    for by_size in report["formats"].values():
+    assert set(report.formats) == {"model.onnx", "model.ts", "model.pt2"}
+    for by_size in report.formats.values():
         assert list(by_size) == ["1", "2", "7", "64", str(largest)]
-        assert all(entry["rows"] == count + 64 for entry in by_size.values())
+        assert all(entry.rows == count + 64 for entry in by_size.values())
     assert summary(report)["model.onnx"].rows == 5 * (count + 64)
     opened = onnx.load_from_string(exported.files[ONNX])
     assert [entry.version for entry in opened.opset_import] == [exported.onnx_opset]
@@ -190,7 +190,7 @@ def test_the_largest_batch_is_full_however_few_the_rows(monkeypatch: pytest.Monk
         run_module(model, "cpu"), open_formats(files), [rows_of(IMAGE, 9)], IMAGE, 512, quiet
     )
     assert {1, 2, 7, 64, 512} <= seen
-    assert report["formats"]["model.onnx"]["512"]["rows"] == 9 + 512
+    assert report.formats["model.onnx"]["512"].rows == 9 + 512
 
 
 def test_an_operator_that_no_network_of_ours_needs_is_refused() -> None:
@@ -303,3 +303,14 @@ def test_the_onnx_file_holds_no_metadata() -> None:
         *proto.functions,
     ]
     assert not any(item.metadata_props or item.doc_string for item in items)
+
+
+def test_the_histogram_counts_every_answer_once(digits: Predictor) -> None:
+    parity = digits.bundle.parity()
+    assert parity.histogram is not None
+    for name, counts in parity.histogram.counts.items():
+        summary = digits.manifest.parity[name]
+        assert sum(counts) == summary.rows
+        highest = max(place for place, count in enumerate(counts) if count)
+        edges = (0.0, *parity.histogram.edges, np.inf)
+        assert edges[highest] <= summary.max_abs_diff < edges[highest + 1]

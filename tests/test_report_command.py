@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,8 +41,10 @@ def test_a_report_that_cannot_be_written_is_one_line(
     bundle: Bundle, here: Path, cli: Callable[..., Ended]
 ) -> None:
     (here / "folder").mkdir()
+    os.mkfifo(here / "pipe")
     for out, message in (
         ("folder", "folder: expected a file, found a directory"),
+        ("pipe", "pipe: expected a file, found something else"),
         ("nowhere/report.html", "nowhere/report.html: could not be written: No such file"),
         (str(bundle.path / "report.html"), "a bundle stays as it was released"),
         (str(bundle.path / "new.html"), "a bundle stays as it was released"),
@@ -49,8 +52,19 @@ def test_a_report_that_cannot_be_written_is_one_line(
         ended = cli("report", str(bundle.path), "--out", out)
         assert ended.returncode == 1 and message in ended.stderr, ended
         assert ended.stderr.count("\n") == 1 and not ended.stdout
-    assert [entry.name for entry in here.iterdir()] == ["folder"]
+    assert (here / "pipe").is_fifo()
+    assert sorted(entry.name for entry in here.iterdir()) == ["folder", "pipe"]
     read_bundle(bundle.path)
+
+
+def test_a_link_to_a_report_stays_one(
+    bundle: Bundle, here: Path, cli: Callable[..., Ended]
+) -> None:
+    (here / "pages").mkdir()
+    (here / "latest.html").symlink_to("pages/digits.html")
+    assert cli("report", str(bundle.path), "--out", "latest.html").returncode == 0
+    assert (here / "latest.html").is_symlink()
+    assert (here / "pages" / "digits.html").read_bytes() == bundle.read("report.html")
 
 
 def test_several_bundles_are_compared(

@@ -30,6 +30,7 @@ from serving.scoring.display import progress_display
 from serving.scoring.job import Progress
 from tests.conftest import ROOT, Ended
 from training.progress import epoch_display
+from training.recipe import builtin_recipes
 from training.tuning.display import SearchDisplay
 from training.tuning.study import Counts
 
@@ -93,7 +94,7 @@ def test_an_unreadable_bundle_is_listed_with_the_reason(store: Path, tmp_path: P
     assert "created" not in entry
     assert any("unreadable" in line for line in list_lines([entry]))
     lines = screen(80, lambda console: print_list(console, [entry]))
-    assert any(line.startswith("digits@0123456789ab  unreadable: ") for line in lines)
+    assert lines[0].startswith("digits@0123456789ab  unreadable: ")
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -114,6 +115,16 @@ def test_a_shown_bundle_fits_with_all_its_figures(
             assert f"{figure.value:.4f} [{figure.low:.3f}, {figure.high:.3f}]" in text
     for file, info in manifest.files.items():
         assert any(line.startswith(file) and f"{info.size:,}" in line for line in lines)
+    assert manifest.speed is not None
+    for file, parity in manifest.parity.items():
+        speed = manifest.speed.formats[file]
+        near, fast = f"{parity.max_abs_diff:.2g} {parity.rows:,}", f"{speed.alone:,.0f}"
+        cells = [line.split() for line in lines if line.startswith(file)]
+        assert any(set(near.split()) <= set(row) for row in cells)
+        assert any({fast, f"{speed.batched:,.0f}"} <= set(row) for row in cells)
+    if manifest.input.kind == "table":
+        for column in manifest.input.columns:
+            assert {f"{column.low:g}", f"{column.high:g}"} <= set(text.split()), column.name
 
 
 def test_a_hundred_labels_and_three_hundred_columns_stay_readable(cancer: Predictor) -> None:
@@ -155,6 +166,15 @@ def test_there_is_colour_on_a_terminal_and_none_where_it_is_not_wanted(store: Pa
     assert on_a_terminal("list", **{**environment, "TERM": "dumb"}) == plain
 
 
+def test_recipes_are_wrapped_between_words_on_a_terminal(cli: Callable[..., Ended]) -> None:
+    lines = on_a_terminal("recipes", COLUMNS="60").splitlines()
+    assert max(map(len, lines)) <= 60
+    indent = len(lines[0]) - len(lines[0].split("  ")[-1].lstrip())
+    assert all(line[indent - 1] == " " != line[indent] for line in lines)
+    words = " ".join(lines).split()
+    assert words == cli("recipes").stdout.split() and len(lines) > len(builtin_recipes())
+
+
 def test_a_pipe_gets_plain_lines(cli: Callable[..., Ended], store: Path, cancer: Predictor) -> None:
     listed = cli("list", PARITYLINE_STORE=str(store), COLUMNS="40")
     lines = listed.stdout.splitlines()
@@ -162,6 +182,17 @@ def test_a_pipe_gets_plain_lines(cli: Callable[..., Ended], store: Path, cancer:
     shown = cli("show", "breast-cancer", PARITYLINE_STORE=str(store), COLUMNS="40")
     assert shown.stdout.splitlines() == summary_lines(cancer.bundle)
     assert "\x1b" not in listed.stdout + shown.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_disk_that_is_full_is_one_line(store: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "parityline", "list"], cwd=ROOT, stdout=full,
+            stderr=subprocess.PIPE, text=True, env={**os.environ, "PARITYLINE_STORE": str(store)},
+        )  # fmt: skip
+    assert ended.returncode == 1
+    assert ended.stderr == "error: No space left on device\n"
 
 
 def document(result: Ended) -> Any:

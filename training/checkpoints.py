@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from artifacts.bundle import sync_directory
 from artifacts.errors import DataError, ParitylineError
+from artifacts.files import write_file
+from artifacts.inputs import first_problem
 from training.run_record import CheckpointFile, RunRecord, differences, ground_lines
 
 FOLDER = ".training"
@@ -215,19 +216,14 @@ def _read_record(folder: Path) -> RunRecord:
         return RunRecord.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise CheckpointError(
-            f"{file}: not the record of a run: {error.errors()[0]['msg']}; without "
-            "--resume the run begins anew"
+            f"{file}: not the record of a run: {first_problem(error)}; without --resume the run "
+            "begins anew"
         ) from error
 
 
 def _write_record(folder: Path, record: RunRecord) -> None:
-    temporary = folder / f"{_TEMPORARY}{_RECORD}"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(record.model_dump(mode="json"), indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / _RECORD)
-    sync_directory(folder)
+    text = json.dumps(record.model_dump(mode="json"), indent=2) + "\n"
+    write_file(folder / _RECORD, text.encode())
 
 
 def _measure(file: Path) -> tuple[int, str]:

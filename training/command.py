@@ -11,7 +11,7 @@ import typer
 from artifacts.errors import Stopped
 from artifacts.extras import extra
 from artifacts.options import JsonOption
-from artifacts.terminal import busy, open_console, say, say_json
+from artifacts.terminal import busy, open_console, say_entries, say_json
 
 _RECIPES = Path(__file__).with_name("recipes")
 
@@ -81,10 +81,7 @@ def recipes() -> None:
     """
     from training.recipe import builtin_recipes
 
-    known = builtin_recipes()
-    width = max(map(len, known))
-    for name, recipe in known.items():
-        say(f"{name:<{width}}  {recipe.summary}")
+    say_entries({name: recipe.summary for name, recipe in builtin_recipes().items()})
 
 
 def train(

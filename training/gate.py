@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from artifacts.backends import Model, open_export, open_onnx, open_torchscript
 from artifacts.cells import ColumnSpec, date_parts, parse_date
 from artifacts.errors import ParityError
+from artifacts.gate_report import DiffHistogram, GateReport, Tally
 from artifacts.inputs import BooleanColumn, CategoryColumn, Column, ImageInput, TableInput
 from artifacts.manifest import EXPORT, ONNX, TORCHSCRIPT, FormatParity
 from artifacts.parity import ABSOLUTE, RELATIVE, compare, run_in_batches
@@ -48,7 +47,7 @@ def parity_gate(
     max_batch_size: int,
     show: Callable[[str], None],
     flops: int = 0,
-) -> dict[str, Any]:
+) -> GateReport:
     """Compare every format with eager on CPU, on all held-out rows and on edge inputs.
 
     eager: the model in eval mode on CPU. formats: as `open_formats` opens them. held_out: raw rows
@@ -57,7 +56,7 @@ def parity_gate(
     too, or where that is too much work for a model of so many floating-point operations a row
     (`flops`), rows spread evenly over them all, and the edge inputs. ONNX must give each row the
     same bits at all of them.
-    Returns the report (`parity.json`). Raises ParityError naming format, row, expected, actual.
+    Raises ParityError naming format, row, expected, actual.
     """
     edges = edge_inputs(spec)
     total = sum(len(piece) for piece in held_out)
@@ -70,8 +69,8 @@ def parity_gate(
         f"gate: {', '.join(formats)}: {total + len(edges)} rows at batch size {max_batch_size}, "
         f"{len(spread) + len(edges)} at {small}"
     )
-    tallies = {
-        name: {size: _Tally() for size in (*SMALL_BATCHES, max_batch_size)} for name in formats
+    counts = {
+        name: {size: _Count() for size in (*SMALL_BATCHES, max_batch_size)} for name in formats
     }
     for number, raw in _chunks(held_out, edges, max_batch_size):
         expected = run_in_batches(eager, raw, max_batch_size)
@@ -83,41 +82,43 @@ def parity_gate(
         for name, model in formats.items():
             whole = run_in_batches(model, raw, max_batch_size)
             at_largest = (whole[0][chosen], whole[1][chosen])
-            for size, tally in tallies[name].items():
+            for size, count in counts[name].items():
                 rows, found = np.arange(len(raw)), whole
                 if size != max_batch_size:
                     rows, found = chosen, run_in_batches(model, raw[chosen], size)
                 row_name = functools.partial(_row_name, number[rows], total)
                 wanted = (expected[0][rows], expected[1][rows])
-                tally.add(
+                count.add(
                     f"{name} differs from eager at batch size {size}", row_name, wanted, found
                 )
                 if name == ONNX and size != max_batch_size:
                     _check_bits(at_largest, found, row_name, f"{max_batch_size}, at {size}")
-    return {
-        "tolerance": f"|difference of logits| <= {ABSOLUTE['cpu']:g} + {RELATIVE:g} * |logit|",
-        "device": "cpu",
-        "held_out_rows": total,
-        "edge_rows": len(edges),
-        "batch_sizes": list(dict.fromkeys((*SMALL_BATCHES, max_batch_size))),
-        "formats": {
-            name: {str(size): tally.figures() for size, tally in by_size.items()}
-            for name, by_size in tallies.items()
+    return GateReport(
+        tolerance=f"|difference of logits| <= {ABSOLUTE['cpu']:g} + {RELATIVE:g} * |logit|",
+        device="cpu",
+        held_out_rows=total,
+        edge_rows=len(edges),
+        batch_sizes=tuple(dict.fromkeys((*SMALL_BATCHES, max_batch_size))),
+        formats={
+            name: {str(size): count.tally() for size, count in by_size.items()}
+            for name, by_size in counts.items()
         },
-        "histogram": {
-            "edges": DIFF_EDGES.tolist(),
-            "counts": {
-                name: sum(tally.histogram for tally in by_size.values()).tolist()
-                for name, by_size in tallies.items()
+        histogram=DiffHistogram(
+            edges=tuple(DIFF_EDGES.tolist()),
+            counts={
+                name: tuple(sum(count.histogram for count in by_size.values()).tolist())
+                for name, by_size in counts.items()
             },
-        },
-        "one_answer": f"each of {len(spread) + len(edges)} rows has the same bits in model.onnx "
-        "at all batch sizes",
-    }
+        ),
+        one_answer=f"each of {len(spread) + len(edges)} rows has the same bits in model.onnx at "
+        "all batch sizes",
+    )
 
 
 @dataclass
-class _Tally:
+class _Count:
+    """Of one format at one batch size; histogram: int64, as in `DiffHistogram`."""
+
     rows: int = 0
     max_abs_diff: float = 0.0
     label_disagreements: int = 0
@@ -135,12 +136,12 @@ class _Tally:
         places = np.searchsorted(DIFF_EDGES, result.row_diffs, side="right")
         self.histogram += np.bincount(places, minlength=len(self.histogram))
 
-    def figures(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows,
-            "max_abs_diff": self.max_abs_diff,
-            "label_disagreements": self.label_disagreements,
-        }
+    def tally(self) -> Tally:
+        return Tally(
+            rows=self.rows,
+            max_abs_diff=self.max_abs_diff,
+            label_disagreements=self.label_disagreements,
+        )
 
 
 def _check_bits(first: Answers, second: Answers, names: Callable[[int], str], sizes: str) -> None:
@@ -174,20 +175,15 @@ def _chunks(
     yield start + again, edges[again]
 
 
-def encode_parity(report: dict[str, Any]) -> bytes:
-    """The gate's report as the bytes of `parity.json`."""
-    return (json.dumps(report, indent=2) + "\n").encode()
-
-
-def summary(report: dict[str, Any]) -> dict[str, FormatParity]:
+def summary(report: GateReport) -> dict[str, FormatParity]:
     """What the manifest keeps of a gate's report: each format's worst over the batch sizes."""
     return {
         name: FormatParity(
-            rows=sum(entry["rows"] for entry in by_size.values()),
-            max_abs_diff=max(entry["max_abs_diff"] for entry in by_size.values()),
-            label_disagreements=sum(entry["label_disagreements"] for entry in by_size.values()),
+            rows=sum(tally.rows for tally in by_size.values()),
+            max_abs_diff=max(tally.max_abs_diff for tally in by_size.values()),
+            label_disagreements=sum(tally.label_disagreements for tally in by_size.values()),
         )
-        for name, by_size in report["formats"].items()
+        for name, by_size in report.formats.items()
     }
 
 

@@ -126,7 +126,7 @@ def measured_lines(measured: Measured, names: tuple[str, ...]) -> list[str]:
         f"{name}: {_metrics_line(figures, measured.threshold)}"
         for name, figures in measured.metrics.items()
     ]
-    lines.append(f"without a model, test: {_metrics_line(measured.baseline, 0.5)}")
+    lines.append(f"no model: {_metrics_line(measured.baseline, 0.5)}")
     before, after = measured.calibration.before["test"], measured.calibration.after["test"]
     if measured.calibration.note is None:
         lines.append(

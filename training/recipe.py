@@ -480,7 +480,7 @@ def _explain(entry: Any) -> str:
         # In an ensemble there is none.
         allowed = [kind for kind in NETWORKS if kind not in entry["loc"]]
         kinds = ", ".join("torchvision:NAME" if kind == "torchvision" else kind for kind in allowed)
-        return f"{key}: expected one of {kinds}"
+        return f"{key}: expected one of {kinds}, found {entry['ctx']['tag']!r}"
     if entry["type"] == "missing":
         if key == "data":
             return f"data is required: a section [data] with source, {', '.join(get_args(Source))}"

@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from artifacts.backends import Model, run_module
 from artifacts.bundle import Bundle, Golden, write_bundle
-from artifacts.gate_report import decode_gate_report
 from artifacts.inputs import TableInput, input_name
 from artifacts.manifest import (
     BUNDLE_FILES,
@@ -38,7 +37,7 @@ from training.data import Dataset
 from training.evidence import gather_evidence
 from training.export import export_model
 from training.fit import Fit
-from training.gate import encode_parity, open_formats, parity_gate, summary, synthetic_rows
+from training.gate import open_formats, parity_gate, summary, synthetic_rows
 from training.measure import measure, measured_lines
 from training.recipe import Recipe
 from training.report.page import render_report
@@ -91,10 +90,9 @@ def release(trained: Trained, store: Path, say: Callable[[str], None], *, promot
     flops = flops_per_row(model, dataset)
     held_out = [dataset.validation.raw, dataset.test.raw]
     largest = max_batch_size(recipe, dataset)
-    parity = parity_gate(
-        eager, formats, held_out, dataset.input, largest, say, flops,
-    )  # fmt: skip
-    for file, result in summary(parity).items():
+    parity = parity_gate(eager, formats, held_out, dataset.input, largest, say, flops)
+    agreed = summary(parity)
+    for file, result in agreed.items():
         say(
             f"gate: {file} agrees with eager: largest difference {result.max_abs_diff:.2g} "
             f"over {result.rows} answers, {result.label_disagreements} other labels",
@@ -128,7 +126,7 @@ def release(trained: Trained, store: Path, say: Callable[[str], None], *, promot
         packages=_package_versions(),
         commit=commit(),
         onnx_opset=exported.onnx_opset,
-        parity=summary(parity),
+        parity=agreed,
         speed=measure_speed(formats, synthetic_rows(dataset.input, largest)),
         files={},
     )
@@ -140,13 +138,12 @@ def release(trained: Trained, store: Path, say: Callable[[str], None], *, promot
     files = {
         **exported.files,
         GOLDEN: golden.encode(),
-        PARITY: encode_parity(parity),
+        PARITY: parity.encode(),
         EVIDENCE: evidence.encode(),
     }
     assert {*files, REPORT} == set(BUNDLE_FILES), sorted(files)
-    gate = decode_gate_report(files[PARITY])
     bundle = write_bundle(
-        store, draft, files, lambda manifest: render_report(manifest, gate, golden, evidence)
+        store, draft, files, lambda manifest: render_report(manifest, parity, golden, evidence)
     )
     say(f"released: {bundle.manifest.reference} ({bundle.path})")
     if promote:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +9,7 @@ import typer
 
 from artifacts.completion import complete_bundle
 from artifacts.errors import DataError
+from artifacts.files import write_file
 from artifacts.terminal import say
 
 
@@ -46,28 +45,14 @@ def report(
     else:
         page, name = render_comparison(opened), "comparison.html"
     target = Path(out or name)
-    if target.resolve().parent in {bundle.path.resolve() for bundle in opened}:
+    place = target.resolve()
+    if place.parent in {bundle.path.resolve() for bundle in opened}:
         raise DataError(f"{target}: a bundle stays as it was released: choose a place outside it")
-    write_page(target, page)
-    say(str(target))
-
-
-def write_page(target: Path, page: bytes) -> None:
-    """Write a file beside its place, then rename it: never a half of one. Raises DataError."""
-    if target.is_dir():
-        raise DataError(f"{target}: expected a file, found a directory")
-    temporary: Path | None = None
+    if place.exists() and not place.is_file():
+        found = "a directory" if place.is_dir() else "something else"
+        raise DataError(f"{target}: expected a file, found {found}")
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=target.parent, prefix=f".{target.name}-", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(target)
+        write_file(place, page)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise DataError(f"{target}: could not be written: {error.strerror}") from error
+    say(str(target))

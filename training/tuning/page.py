@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import html
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +14,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 
-from artifacts.bundle import sync_directory
 from artifacts.errors import ParitylineError
+from artifacts.files import write_file
 from training.tuning.figures import Figure, finished_trials, study_figures
 
 # Nothing is fetched, whatever a study's texts say.
@@ -81,27 +79,14 @@ def study_page(study: optuna.Study, title: str, facts: Sequence[tuple[str, str]]
 
 
 def write_page(path: Path, text: str) -> None:
-    """Put the page there at once: written aside, on disk, then renamed.
+    """Put the page there at once.
 
     Raises ParitylineError where it cannot be written; a page that was there before is left then.
     """
-    temporary: Path | None = None
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        sync_directory(path.parent)
+        write_file(path, text.encode())
     except OSError as error:
         raise ParitylineError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def _counts(study: optuna.Study, trials: list[FrozenTrial]) -> str:
