@@ -176,13 +176,18 @@ def _print_formats(console: Console, manifest: Manifest) -> None:
     if _fits(console, beside) or not fast:
         console.print(beside)
         return
-    for heading, columns, rows in (("parity", counted, near), ("speed", timed, fast)):
-        table = _table(heading, *columns, right={*columns})
-        for file, cells in rows.items():
-            table.add_row(file, *cells)
-        console.print(table)
-        if rows is near:
-            console.print()
+    console.print(_beside_files("parity", counted, near))
+    console.print()
+    console.print(_beside_files("speed", timed, fast))
+
+
+def _beside_files(
+    heading: str, columns: tuple[str, ...], rows: Mapping[str, tuple[str, ...]]
+) -> Table:
+    table = _table(heading, *columns, right={*columns})
+    for file, cells in rows.items():
+        table.add_row(file, *cells)
+    return table
 
 
 def _files_table(manifest: Manifest) -> Table:
