@@ -15,10 +15,13 @@ from markupsafe import Markup
 from artifacts.evidence import Curves
 from artifacts.gate_report import DiffHistogram
 from artifacts.manifest import Epoch, ReliabilityBin
+from training.report.axes import WIDTH, Axis, Frame, axes, diagonal, even_tenth, square, x_name
 from training.report.markup import Child, element
 
 FEW_ROWS = 10
-_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 380, 52, 12, 10, 38
+# More than any network begins with: of a training that went astray, and the rest is told apart on a
+# logarithmic axis alone.
+_MOST_LOSS = 50.0
 
 
 @dataclass(frozen=True)
@@ -29,45 +32,6 @@ class Series:
     points: Sequence[tuple[float, float]]
     style: int = 1
     sizes: Sequence[float] | None = None
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A range and what it is called."""
-
-    name: str
-    low: float
-    high: float
-    whole: bool = False
-
-    def ticks(self) -> list[float]:
-        """About four round numbers within the range."""
-        span = self.high - self.low
-        raw = span / 4
-        scale = 10.0 ** math.floor(math.log10(raw))
-        step = next(scale * factor for factor in (1, 2, 2.5, 5, 10) if scale * factor >= raw * 0.99)
-        if self.whole:
-            step = max(1.0, float(round(step)))
-        first = math.ceil(self.low / step - 1e-9)
-        return [step * count for count in range(first, math.floor(self.high / step + 1e-9) + 1)]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Where values lie on a chart."""
-
-    x: Axis
-    y: Axis
-    height: int = 250
-
-    def place(self, x: float, y: float) -> tuple[float, float]:
-        """In the picture's units."""
-        across = (x - self.x.low) / (self.x.high - self.x.low)
-        up = (y - self.y.low) / (self.y.high - self.y.low)
-        return (
-            _LEFT + (_WIDTH - _LEFT - _RIGHT) * across,
-            _TOP + (self.height - _TOP - _BOTTOM) * (1 - up),
-        )
 
 
 def line_chart(
@@ -92,7 +56,7 @@ def plot(
     point: Child = None,
 ) -> Markup:
     """Lines over a grid. alternative: the chart in words. marks, point: drawn below and above."""
-    drawn: list[Child] = [_axes(frame), marks]
+    drawn: list[Child] = [axes(frame), marks]
     for line in series:
         places = [frame.place(x, y) for x, y in line.points]
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
@@ -120,6 +84,9 @@ def legend(series: Sequence[Series]) -> Markup | None:
             element(
                 "svg",
                 element("line", x1=0, x2=28, y1=6, y2=6, class_=f"line s{line.style}"),
+                element("circle", cx=14, cy=6, r=4, class_=f"dot s{line.style}")
+                if line.sizes
+                else None,
                 viewBox="0 0 28 12",
                 width=28,
                 height=12,
@@ -143,19 +110,18 @@ def learning_curves(history: Sequence[Epoch], kept_epoch: int) -> list[Markup]:
         Series("training", [(r.epoch, r.train_accuracy) for r in history]),
         Series("validation", [(r.epoch, r.validation_accuracy) for r in history], 2),
     ]
-    highest = max(y for line in losses for _, y in line.points) or 1.0
     lowest = min(y for line in accuracies for _, y in line.points)
     kept = f"The weights of epoch {kept_epoch} are kept (dotted)."
     charts = []
     for frame, lines, words in (
         (
-            Frame(epochs, Axis("loss (nats)", 0.0, highest * 1.05)),
+            Frame(epochs, _loss_axis(losses)),
             losses,
             f"Loss ends at {last.train_loss:.3f} in training, at {last.validation_loss:.3f} on the "
             f"validation part. {kept}",
         ),
         (
-            Frame(epochs, Axis("accuracy", math.floor(lowest * 10) / 10 if lowest < 1 else 0.9, 1)),
+            Frame(epochs, Axis("accuracy", 0.9 if lowest > 0.9 else even_tenth(lowest), 1)),
             accuracies,
             f"Accuracy ends at {last.train_accuracy:.1%} in training, at "
             f"{last.validation_accuracy:.1%} on the validation part. {kept}",
@@ -170,24 +136,39 @@ def learning_curves(history: Sequence[Epoch], kept_epoch: int) -> list[Markup]:
     return charts
 
 
+def _loss_axis(losses: Sequence[Series]) -> Axis:
+    """From 0, or logarithmic where a loss is beyond all measure."""
+    values = [y for line in losses for _, y in line.points]
+    highest = max(values) or 1.0
+    if highest <= _MOST_LOSS:
+        return Axis("loss (nats)", 0.0, highest * 1.05)
+    low = 10.0 ** math.floor(math.log10(max(min(values), 1e-3)))
+    return Axis("loss (nats), logarithmic", low, 10.0 ** math.ceil(math.log10(highest)), log=True)
+
+
+def known_bins(bins: Sequence[ReliabilityBin]) -> list[tuple[float, float, int]]:
+    """Confidence, accuracy and rows of the bins with FEW_ROWS rows: of fewer, they are chance."""
+    return [
+        (entry.confidence, entry.accuracy, entry.rows)
+        for entry in bins
+        if entry.confidence is not None and entry.accuracy is not None and entry.rows >= FEW_ROWS
+    ]
+
+
 def reliability_diagram(
     before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin], words: str
 ) -> tuple[Markup, Markup | None]:
     """How often an answer is right against its probability, in bins; dots grow with their rows.
 
-    Bins of fewer than FEW_ROWS rows are left out: their share is chance. Chart and legend.
+    after: with two bins or more to draw. Both axes begin at the last even tenth below all.
+    Chart and legend.
     """
-    frame = _unit_square("probability of the answer", "share that is right")
     rows = sum(entry.rows for entry in after)
     lines = []
     for name, bins, style in (("after", after, 1), ("before", before, 2)):
-        known = [
-            (entry.confidence, entry.accuracy, entry.rows)
-            for entry in bins
-            if entry.confidence is not None
-            and entry.accuracy is not None
-            and entry.rows >= FEW_ROWS
-        ]
+        known = known_bins(bins)
+        if style == 2 and len(known) < 2:
+            continue
         lines.append(
             Series(
                 f"{name} calibration",
@@ -198,14 +179,17 @@ def reliability_diagram(
         )
     if before == after:
         lines = [Series("as it is", lines[0].points, 1, lines[0].sizes)]
-    return plot(frame, lines, words, marks=[_diagonal(frame)]), legend(lines)
+    lowest = min(value for line in lines for point in line.points for value in point)
+    names = ("probability of the answer", "share that is right")
+    frame = square(*names, first=even_tenth(lowest))
+    return plot(frame, lines, words, marks=[diagonal(frame)]), legend(lines)
 
 
 def roc_chart(curves: Curves, words: str, operating: tuple[float, float] | None) -> Markup:
     """True against false positive rate."""
-    frame = _unit_square("false positive rate", "true positive rate (recall)")
+    frame = square("false positive rate", "true positive rate (recall)")
     return line_chart(
-        frame, [Series("ROC", curves.roc)], words, marks=[_diagonal(frame)],
+        frame, [Series("ROC", curves.roc)], words, marks=[diagonal(frame)],
         point=_point(frame, operating),
     )  # fmt: skip
 
@@ -214,7 +198,7 @@ def precision_recall_chart(
     curves: Curves, words: str, operating: tuple[float, float] | None, share: float
 ) -> Markup:
     """Precision against recall; share: of the label among all rows, what chance would have."""
-    frame = _unit_square("recall", "precision")
+    frame = square("recall", "precision")
     (x1, y), (x2, _) = frame.place(0, share), frame.place(1, share)
     chance = element("line", x1=x1, x2=x2, y1=y, y2=y, class_="guide")
     return line_chart(
@@ -252,54 +236,18 @@ def difference_histogram(histogram: DiffHistogram, name: str, words: str) -> Mar
     ][1::2]
     for x, text in texts:
         drawn.append(
-            element("text", text, x=round(frame.place(x, 0)[0], 1), y=base + 14,
+            element("text", text, x=round(frame.place(x, 0)[0], 1), y=base + 17,
                     text_anchor="middle")
         )  # fmt: skip
-    drawn.append(_x_name(frame))
+    drawn.append(x_name(frame))
     return figure(_svg(height, drawn, words), words)
 
 
 def _svg(height: int, drawn: Child, alternative: str) -> Markup:
     return element(
-        "svg", drawn, viewBox=f"0 0 {_WIDTH} {height}", role="img", aria_label=alternative,
+        "svg", drawn, viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=alternative,
         class_="chart",
     )  # fmt: skip
-
-
-def _axes(frame: Frame) -> Markup:
-    drawn: list[Child] = []
-    for tick in frame.y.ticks():
-        (x1, y), (x2, _) = frame.place(frame.x.low, tick), frame.place(frame.x.high, tick)
-        drawn.append(element("line", x1=x1, x2=x2, y1=y, y2=y, class_="grid"))
-        drawn.append(element("text", f"{tick:g}", x=x1 - 6, y=y + 4, text_anchor="end"))
-    for tick in frame.x.ticks():
-        x, bottom = frame.place(tick, frame.y.low)
-        drawn.append(element("text", f"{tick:g}", x=x, y=bottom + 16, text_anchor="middle"))
-    (x1, y), (x2, _) = (
-        frame.place(frame.x.low, frame.y.low), frame.place(frame.x.high, frame.y.low)
-    )  # fmt: skip
-    drawn.append(element("line", x1=x1, x2=x2, y1=y, y2=y, class_="axis"))
-    drawn.append(_x_name(frame))
-    middle = frame.place(frame.x.low, (frame.y.low + frame.y.high) / 2)[1]
-    drawn.append(
-        element("text", frame.y.name, transform=f"translate(12 {middle:.1f}) rotate(-90)",
-                text_anchor="middle")
-    )  # fmt: skip
-    return element("g", drawn)
-
-
-def _x_name(frame: Frame) -> Markup:
-    middle = frame.place((frame.x.low + frame.x.high) / 2, frame.y.low)[0]
-    return element("text", frame.x.name, x=middle, y=frame.height - 4, text_anchor="middle")
-
-
-def _unit_square(x: str, y: str) -> Frame:
-    return Frame(Axis(x, 0.0, 1.0), Axis(y, 0.0, 1.0), 320)
-
-
-def _diagonal(frame: Frame) -> Markup:
-    (x1, y1), (x2, y2) = frame.place(0, 0), frame.place(1, 1)
-    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_="guide")
 
 
 def _point(frame: Frame, point: tuple[float, float] | None) -> Markup | None:

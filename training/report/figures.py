@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -15,6 +16,8 @@ from training.report.markup import Child, element
 # What stands over a column, with its class where it is not "number".
 Heading: TypeAlias = str | Markup | tuple[str, str]
 _ON_ONE_PAGE, _SHORT = 18, 40
+# Shares nearer to none or all are not told apart from it.
+_LEAST_SHARE = 1e-5
 
 
 def label(name: str) -> Markup:
@@ -24,7 +27,12 @@ def label(name: str) -> Markup:
 
 def short_label(name: str) -> Markup:
     """A name from the data where there is little room: its first 40 characters."""
-    return label(name if len(name) <= _SHORT else f"{name[: _SHORT - 1]}…")
+    return label(short_text(name))
+
+
+def short_text(name: str) -> str:
+    """The first 40 characters of a name."""
+    return name if len(name) <= _SHORT else f"{name[: _SHORT - 1]}…"
 
 
 def rows_noun(manifest: Manifest, count: int = 2) -> str:
@@ -40,6 +48,10 @@ def counted(count: int, noun: str) -> str:
 
 def percent(share: float) -> str:
     """A share in percent, to a tenth; more where that would say all or none, and it is not."""
+    if 0 < share < _LEAST_SHARE:
+        return f"<{100 * _LEAST_SHARE:g}%"
+    if 1 - _LEAST_SHARE < share < 1:
+        return f">{100 * (1 - _LEAST_SHARE):g}%"
     for digits in (1, 2, 3):
         text = f"{100 * share:.{digits}f}"
         if (float(text) not in (0, 100)) or share in (0, 1):
@@ -58,12 +70,15 @@ def signed(text: str) -> str:
 
 
 def decimal(value: float) -> str:
-    """Three digits that count, at least two after the point: 0.0123, 0.87, 2.30."""
+    """Three digits that count, at least three after the point: 0.0123, 0.870, 2.303."""
     if value == 0:
         return "0"
-    if abs(value) >= 0.1:
-        return f"{value:.3f}"
-    return f"{value:.3g}" if abs(value) >= 1e-4 else f"{value:.1e}"
+    return f"{value:.{_places(value)}f}" if abs(value) >= 1e-4 else f"{value:.1e}"
+
+
+def _places(value: float) -> int:
+    """How many digits after the point `decimal` gives a number."""
+    return 3 if abs(value) >= 0.1 else 2 - math.floor(math.log10(abs(value)))
 
 
 def exponent(value: float) -> str:
@@ -80,10 +95,11 @@ def size_text(size: int) -> str:
 
 
 def between(estimate: Estimate, *, shares: bool, joint: str = " to ") -> str:
-    """An interval: 87.7 to 89.1, or 0.31 to 0.35."""
+    """An interval: 87.7 to 89.1, or 0.0250 to 0.1210, to the place to which its figure is given."""
     if shares:
         return f"{100 * estimate.low:.1f}{joint}{100 * estimate.high:.1f}"
-    return f"{decimal(estimate.low)}{joint}{decimal(estimate.high)}"
+    places = _places(max(abs(estimate.value or estimate.high), 1e-4))
+    return f"{estimate.low:.{places}f}{joint}{estimate.high:.{places}f}"
 
 
 def estimate_cell(
@@ -91,11 +107,13 @@ def estimate_cell(
 ) -> Markup:
     """A table's cell with a figure, its interval below; a dash where it is not defined.
 
-    shares: in percent. short: the interval to two digits after the point.
+    shares: in percent. short: three digits after the point, two of the interval.
     """
     if estimate is None:
         return element("td", "–", class_="number")
     value = percent(estimate.value) if shares else decimal(estimate.value)
+    if short:
+        value = f"{estimate.value:.3f}"
     ends = f"{estimate.low:.2f}–{estimate.high:.2f}"
     below = element("small", ends if short else between(estimate, shares=shares, joint="–"))
     return element("td", element("b", value), " ", below, class_="number")

@@ -16,7 +16,6 @@ from training.report.figures import (
     decimal,
     label,
     more,
-    number_cell,
     percent,
     points,
     row,
@@ -27,7 +26,9 @@ from training.report.figures import (
 )
 from training.report.markup import Child, element, join
 
-_MOST_COLUMNS, _FIRST_CELLS = 20, 8
+_FEWEST_COLUMNS, _MOST_COLUMNS, _FIRST_CELLS, _FIRST_ROWS = 5, 20, 8, 6
+# Of the largest rise of the loss: what has less is folded away.
+_LEAST_FELT = 0.01
 
 
 def mistakes(manifest: Manifest, evidence: Evidence | None) -> Section | None:
@@ -45,19 +46,22 @@ def mistakes(manifest: Manifest, evidence: Evidence | None) -> Section | None:
         noun = rows_noun(manifest, 1)
         return section("mistakes", title, element("p", f"None: no test {noun} was missed."))
     words = (
-        "Wrong answers of the test part, the most probable first. Some may be wrong labels of the "
-        "data."
+        "The wrong answers of the test part of which it was most sure, with the probabilities that "
+        "it gave to its answer and to the true label. Some of these labels may themselves be wrong."
     )
     pictures = isinstance(manifest.input, ImageInput)
     if not pictures:
         words += " Of each row, the columns that matter most."
     draw = _picture_card if pictures else _row_card
     cards = [draw(manifest, mistake) for mistake in evidence.mistakes]
+    class_, shown = ("pictures", len(cards)) if pictures else ("rows", _FIRST_ROWS)
+    rest = cards[shown:]
     return section(
         "mistakes",
         title,
         element("p", words),
-        element("div", cards, class_="pictures" if pictures else "rows"),
+        element("div", cards[:shown], class_=class_),
+        more(f"The other {len(rest)}", element("div", rest, class_=class_)) if rest else None,
     )
 
 
@@ -74,7 +78,7 @@ def _said(manifest: Manifest, mistake: Mistake) -> Markup:
                 element("dt", said),
                 " ",
                 element("dd", label(manifest.labels[index]), " ",
-                        element("span", percent(probability), class_="share")),
+                        element("span", f"({percent(probability)})", class_="share")),
             )
             for said, index, probability in lines
         ],
@@ -131,8 +135,11 @@ def importance(evidence: Evidence | None) -> Section | None:
         return None
     entries = evidence.importance
     first = entries[0]
-    shown = _MOST_COLUMNS if len(entries) > _MOST_COLUMNS + 5 else len(entries)
     largest = max(entry.log_loss.high for entry in entries) or 1.0
+    felt = sum(entry.log_loss.mean > _LEAST_FELT * largest for entry in entries)
+    shown = min(max(felt, _FEWEST_COLUMNS), _MOST_COLUMNS)
+    if shown + _FEWEST_COLUMNS >= len(entries):
+        shown = len(entries)
     words = (
         f"Each column's cells are shuffled among {first.rows:,} test rows, {first.shuffles} times, "
         "and the rows answered anew: the more the log loss rises, the more the answers depend on "
@@ -183,9 +190,9 @@ def _importances(entries: Sequence[ColumnImportance], largest: float, caption: s
 
 
 def _spread_cell(spread: Spread, said: Callable[[float], str]) -> Markup:
-    if spread.low == spread.high:
-        return number_cell(said(spread.mean))
-    below = element("small", f"{said(spread.low)} to {said(spread.high)}")
+    below = None
+    if spread.low != spread.high:
+        below = element("small", f"{said(spread.low)} to {said(spread.high)}")
     return element("td", element("b", said(spread.mean)), " ", below, class_="number")
 
 

@@ -38,6 +38,8 @@ FORMATS = {
     "state_dict.pt": "weights (PyTorch)",
 }
 _MOST_LABELS, _OPEN_COLUMNS = 20, 12
+# What becomes of a row with a missing cell, by its column's policy.
+_MISSING = {"fill": "answered", "reject": "refused"}
 
 
 def formats(manifest: Manifest, parity: GateReport) -> Section:
@@ -62,10 +64,12 @@ def formats(manifest: Manifest, parity: GateReport) -> Section:
                 if fast else [element("td"), element("td")] if speed else None,
             )
         )  # fmt: skip
+    held_out = f"held-out {rows_noun(manifest, 1)}"
+    tolerance = parity.tolerance.replace("<=", "≤").replace("*", "×")
     said = (
-        f"Every format answered {counted(parity.held_out_rows, 'held-out row')} and "
+        f"Every format answered {counted(parity.held_out_rows, held_out)} and "
         f"{counted(parity.edge_rows, 'edge input')} as the trained model does, at batch sizes "
-        f"{', '.join(map(str, parity.batch_sizes))}. Allowed: {parity.tolerance}. "
+        f"{', '.join(map(str, parity.batch_sizes))}. Allowed: {tolerance}. "
         f"{parity.one_answer[:1].upper()}{parity.one_answer[1:]}."
     )
     charts: list[Child] = []
@@ -159,24 +163,24 @@ def _columns(manifest: Manifest) -> Markup | None:
     if not isinstance(spec, TableInput):
         return None
     absent = {entry.name: entry.missing for entry in manifest.profile}
+    policies = {column.missing for column in spec.columns}
     rows = [
         row(
             label(column.name),
             element("td", column.type),
-            element("td", label(values_text(column))),
+            element("td", label(values_text(column)), class_="values"),
             number_cell(percent(absent[column.name]) if column.name in absent else "–"),
-            element("td", "answered" if column.missing == "fill" else "refused"),
+            element("td", _MISSING[column.missing]) if len(policies) > 1 else None,
         )
         for column in spec.columns
     ]
     texts = [(text, "text") for text in ("type", "in training")]
-    head: list[Heading] = [
-        "column",
-        *texts,
-        "missing",
-        ("a missing cell is", "text"),
-    ]
+    head: list[Heading] = ["column", *texts, "missing"]
     caption = "What the model takes: each column's type, and its values in the training part."
+    if len(policies) > 1:
+        head.append(("a missing cell is", "text"))
+    else:
+        caption += f" A missing cell is {_MISSING[policies.pop()]}."
     title = counted(len(rows), "column")
     return element(
         "details", element("summary", title), table(head, rows, caption),
@@ -193,7 +197,7 @@ def made(manifest: Manifest) -> Section:
         if isinstance(content, dict)
     ]
     files = [
-        row(FORMATS.get(name, name), number_cell(size_text(info.size)),
+        row(element("code", name), number_cell(size_text(info.size)),
             element("td", element("code", info.sha256[:16])))
         for name, info in sorted(manifest.files.items())
         if name != REPORT

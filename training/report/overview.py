@@ -12,6 +12,7 @@ from artifacts.decision import decide
 from artifacts.example import curl_line, example_instance
 from artifacts.inputs import ImageInput
 from artifacts.manifest import Manifest
+from training.report.confusion import mixups
 from training.report.figures import (
     Section,
     between,
@@ -21,16 +22,16 @@ from training.report.figures import (
     label,
     more,
     percent,
-    points,
     rows_noun,
     section,
     short_label,
 )
 from training.report.markup import Child, element, join
-from training.report.quality import majority, mixups, worst_first
+from training.report.quality import majority, worst_first
 
 URL = "http://localhost:3000"
 _ROW_FROM_FILE = f"curl {URL}/predict -H 'Content-Type: application/json' -d @ROW.json"
+_PICTURE_FROM_FILE = f"curl {URL}/predict/image --data-binary @PICTURE.jpg"
 _MOST_NAMED = 12
 _LONGEST_INSTANCE = 1500
 
@@ -114,13 +115,21 @@ def _beside(manifest: Manifest) -> Markup | None:
     if test is None:
         return None
     learned = train and (
-        f"Training part: {percent(train.accuracy.value)}, "
-        f"{points(train.accuracy.value - test.accuracy.value)} points."
+        f"On the {rows_noun(manifest)} that it learned from: {percent(train.accuracy.value)}, "
+        f"{_more_or_less(train.accuracy.value - test.accuracy.value)}."
     )
     if baseline is None:
         return train and _card("On the training part", percent(train.accuracy.value), learned)
     said = join("by answering ", element("q", short_label(majority(manifest))), " each time.")
     return _card("Without a model", percent(baseline.accuracy.value), said, learned)
+
+
+def _more_or_less(difference: float) -> str:
+    """A difference of shares in words."""
+    text = f"{100 * abs(difference):.1f}"
+    if not float(text):
+        return "as on the test part"
+    return f"{text} points {'more' if difference > 0 else 'less'} than on the test part"
 
 
 def _weakest(manifest: Manifest) -> Markup | None:
@@ -140,7 +149,7 @@ def _weakest(manifest: Manifest) -> Markup | None:
         "Most often answered as ", element("q", short_label(pair.answered)),
         f": {pair.count:,} of {figures.support:,}.",
     )  # fmt: skip
-    return _card("Weakest label", label(name), found, mixed, class_="name")
+    return _card("Weakest label", short_label(name), found, mixed, class_="name")
 
 
 def _trust(manifest: Manifest) -> Markup | None:
@@ -171,13 +180,11 @@ def _formats(manifest: Manifest) -> Markup | None:
 
 
 def _call(manifest: Manifest) -> Markup:
-    ask = f"curl {URL}/predict/image --data-binary @PICTURE.png"
-    if not isinstance(manifest.input, ImageInput):
-        ask = _ROW_FROM_FILE
+    ask = _PICTURE_FROM_FILE if isinstance(manifest.input, ImageInput) else _ROW_FROM_FILE
     lines = f"parityline serve {manifest.reference}\n{ask}"
     return element(
         "div", element("h3", "Call it"), _code(lines),
-        element("p", element("a", "With a real request and its answer", href="#call")),
+        element("p", element("a", "With a request to copy, and from Python", href="#call")),
         class_="card call",
     )  # fmt: skip
 
@@ -199,7 +206,9 @@ def calling(manifest: Manifest, golden: Golden) -> Section:
     kind = "A held-out" if (golden.labels >= 0).all() else "A made-up"
     long = len(whole) > _LONGEST_INSTANCE
     folded = None
-    if long and not is_picture:
+    if long and is_picture:
+        line = _PICTURE_FROM_FILE
+    elif long:
         line = _ROW_FROM_FILE
         body = json.dumps({"instances": [instance]}, ensure_ascii=False, indent=1)
         folded = more("ROW.json", element("pre", body, tabindex="0"))

@@ -8,11 +8,12 @@ from artifacts.bundle import Bundle, Golden
 from artifacts.evidence import Evidence
 from artifacts.gate_report import GateReport
 from artifacts.manifest import Manifest
+from training.report.confusion import confusion_section
 from training.report.looks import importance, mistakes
 from training.report.made import data, formats, made
 from training.report.markup import document, element
 from training.report.overview import calling, contents, header, summary
-from training.report.quality import confusion_section, labels_section, quality
+from training.report.quality import labels_section, quality
 from training.report.trust import calibration, learning, thresholds
 
 

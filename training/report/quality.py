@@ -1,19 +1,12 @@
-"""How good the answers are: the parts beside the baseline, each label, and what is mixed up."""
+"""How good the answers are: the parts beside the baseline, and each label."""
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-import string
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
-from artifacts.estimates import MOST_CONFUSED
 from artifacts.manifest import LabelMetrics, Manifest, Metrics
 from training.report.figures import (
     Heading,
@@ -28,24 +21,12 @@ from training.report.figures import (
     row,
     rows_noun,
     section,
-    share_bar,
+    short_label,
     table,
 )
 from training.report.markup import Child, element, join
 
-# Of Okabe and Ito's colours; seen on white and on black.
-_RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)
-_MOST_LABELS, _MOST_CELLS, _MOST_PAIRS, _SHORT = 15, 25, 15, 4
-
-
-@dataclass(frozen=True)
-class Mixup:
-    """Test rows of one label that were answered as another; share: of the true label's rows."""
-
-    count: int
-    true: str
-    answered: str
-    share: float
+_MOST_LABELS = 15
 
 
 def quality(manifest: Manifest) -> Section:
@@ -91,7 +72,7 @@ def quality_lines(manifest: Manifest) -> list[Child]:
     test, baseline = manifest.metrics.get("test"), manifest.baseline
     if test is not None and baseline is not None:
         said = f" each time, {percent(baseline.accuracy.value)} would be right. "
-        name = element("q", label(majority(manifest)))
+        name = element("q", short_label(majority(manifest)))
         lines.append(join("Without a model, answering ", name, said, _beside(test, baseline)))
     if manifest.verdict is not None:
         gap = manifest.verdict.gap
@@ -117,6 +98,8 @@ def quality_lines(manifest: Manifest) -> list[Child]:
 def _beside(test: Metrics, baseline: Metrics) -> str:
     if test.accuracy.low > baseline.accuracy.high:
         wrong, before = 1 - test.accuracy.value, 1 - baseline.accuracy.value
+        if wrong == 0:
+            return "The model makes no mistake."
         return f"The model makes {percent(1 - wrong / before)} fewer mistakes."
     if test.log_loss.high < baseline.log_loss.low:
         return "The model's answers are not surely better, but its probabilities are."
@@ -143,12 +126,12 @@ def labels_section(manifest: Manifest) -> Section | None:
     test = manifest.metrics.get("test")
     if test is None or not test.per_label:
         return None
-    worst = worst_first(test)
+    worst, noun = worst_first(test), rows_noun(manifest)
     lowest = min([figures.f1.low for _, figures in worst if figures.f1], default=0.0)
     first = math.floor(min(lowest, 0.9) * 10) / 10
     rows = [_label_row(name, figures, first) for name, figures in worst]
-    absent = [name for name, figures in test.per_label.items() if not figures.support]
-    head: list[Heading] = ["label", "test rows", "precision", "recall", "F1"]
+    absent = [label(name) for name, figures in test.per_label.items() if not figures.support]
+    head: list[Heading] = ["label", f"test {noun}", "precision", "recall", "F1"]
     head.append((f"F1, {first:g} to 1", "wide"))
     shown = _MOST_LABELS if len(rows) > _MOST_LABELS + 5 else len(rows)
     caption = "Each label against the others on the test part, the lowest F1 first; 95% intervals."
@@ -163,13 +146,13 @@ def labels_section(manifest: Manifest) -> Section | None:
         "Each label",
         element(
             "p",
-            "Precision: of the rows that are answered with the label, the share that has it. "
-            "Recall: of the rows that have it, the share that is answered so. F1: their harmonic "
-            "mean.",
+            f"Precision: of the {noun} that are answered with the label, the share that has it. "
+            f"Recall: of the {noun} that have it, the share that is answered so. F1: their "
+            "harmonic mean.",
         ),
         table(head, rows[:shown], caption),
         rest,
-        element("p", "Without a test row: ", ", ".join(absent), ".") if absent else None,
+        element("p", f"Without test {noun}: ", Markup(", ").join(absent), ".") if absent else None,
     )
 
 
@@ -181,134 +164,4 @@ def _label_row(name: str, figures: LabelMetrics, first: float) -> Markup:
         estimate_cell(figures.recall, short=True),
         estimate_cell(figures.f1, short=True),
         element("td", interval_bar(figures.f1, first=first), class_="wide"),
-    )
-
-
-def confusion_of(manifest: Manifest) -> np.ndarray | None:
-    """The test part's confusion matrix, int64 [K, K], where it is kept."""
-    test, classes = manifest.metrics.get("test"), len(manifest.labels)
-    if test is None or test.confusion is None:
-        return None
-    if [len(counts) for counts in test.confusion] != [classes] * classes:
-        return None
-    return np.array(test.confusion, dtype=np.int64)
-
-
-def mixups(manifest: Manifest) -> list[Mixup]:
-    """Which labels were taken for which, most rows first."""
-    matrix = confusion_of(manifest)
-    if matrix is None:
-        return []
-    wrong = matrix.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
-    return [
-        Mixup(
-            int(wrong[true, answered]), manifest.labels[true], manifest.labels[answered],
-            float(wrong[true, answered] / matrix[true].sum()),
-        )
-        for true, answered in zip(*np.unravel_index(order, wrong.shape), strict=True)
-    ]  # fmt: skip
-
-
-def confusion_section(manifest: Manifest) -> Section | None:
-    """The section about what is taken for what."""
-    matrix, test = confusion_of(manifest), manifest.metrics.get("test")
-    if test is None:
-        return None
-    title, noun = "What is mixed up", rows_noun(manifest)
-    count = len(manifest.labels)
-    if matrix is None and count <= MOST_CONFUSED:
-        # Bundles of the first release kept none.
-        return None
-    if matrix is None:
-        return section(
-            "confusion",
-            title,
-            element("p", f"The confusion matrix of {count} labels was not kept: they are many."),
-        )
-    found = mixups(manifest)
-    wrong = int(matrix.sum() - np.trace(matrix))
-    said = (
-        f"{wrong:,} of {test.rows:,} test {noun} are answered wrongly."
-        if wrong
-        else f"No test {rows_noun(manifest, 1)} of {test.rows:,} is answered wrongly."
-    )
-    many = len(manifest.labels) > _MOST_CELLS
-    body = [element("p", said), _heat(matrix, manifest) if many else _counts(matrix, manifest)]
-    if found and len(manifest.labels) > 2:
-        body.append(_pairs(found, noun))
-    return section("confusion", title, *body)
-
-
-def _pairs(found: list[Mixup], noun: str) -> Markup:
-    rows = [
-        element(
-            "tr",
-            element("th", label(entry.true), scope="row"),
-            element("td", label(entry.answered), class_="name"),
-            number_cell(f"{entry.count:,}"),
-            number_cell(percent(entry.share)),
-            element("td", share_bar(entry.share), class_="wide"),
-        )
-        for entry in found
-    ]
-    head: list[Heading] = ["true label", ("answered as", "text"), noun]
-    head += ["of its label", ("0 to 100%", "wide")]
-    caption = "The pairs that are mixed up most often."
-    rest = found[_MOST_PAIRS:]
-    folded = None
-    if rest:
-        others = sum(entry.count for entry in rest)
-        folded = element("p", f"{len(rest):,} more pairs, with {others:,} {noun} in all.")
-    return join(table(head, rows[:_MOST_PAIRS], caption, "pairs"), folded)
-
-
-def _counts(matrix: np.ndarray, manifest: Manifest) -> Markup:
-    """The matrix with a number in each cell; long labels stand for columns by a letter."""
-    short = all(len(name) <= _SHORT for name in manifest.labels)
-    letters = string.ascii_uppercase
-    keys = manifest.labels if short else tuple(letters[: len(matrix)])
-    totals = np.maximum(matrix.sum(axis=1), 1)
-    rows = []
-    for number, (name, counts) in enumerate(zip(manifest.labels, matrix.tolist(), strict=True)):
-        cells = [
-            element(
-                "td",
-                f"{count:,}" if count else element("span", "0", class_="none"),
-                class_="hit" if number == other else "miss",
-                style=f"--w:{45 * math.sqrt(count / totals[number]):.0f}%" if count else None,
-            )
-            for other, count in enumerate(counts)
-        ]
-        key = None if short else element("span", keys[number], class_="key")
-        rows.append(row(join(key, " ", label(name)), cells))
-    caption = (
-        "Test rows, counted: true labels down, answers across; the diagonal is right. The "
-        "stronger the colour, the larger the share of the true label's rows."
-    )
-    corner = element("span", "true ↓", element("br"), "answered →", class_="corner")
-    return table([corner, *map(label, keys)], rows, caption, "confusion")
-
-
-def _heat(matrix: np.ndarray, manifest: Manifest) -> Markup:
-    """The matrix as a picture of one pixel a cell, as opaque as its share of the true label."""
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    pixels = np.empty((*matrix.shape, 4), dtype=np.uint8)
-    pixels[..., :3] = _WRONG
-    pixels[np.eye(len(matrix), dtype=bool), :3] = _RIGHT
-    # A few rows of many must still be seen.
-    pixels[..., 3] = np.where(shares > 0, 40 + 215 * np.sqrt(shares), 0)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    words = (
-        f"{len(matrix)} labels down, in the manifest's order, their answers across in the same "
-        "order. On the diagonal an answer is right; the stronger the colour, the larger the share "
-        "of the true label's rows."
-    )
-    return element(
-        "figure",
-        element("img", src=source, alt=words, class_="heat"),
-        element("figcaption", words),
     )

@@ -6,29 +6,32 @@ from artifacts.evidence import Evidence
 from artifacts.manifest import CalibrationFigures, Manifest
 from training.report.charts import (
     FEW_ROWS,
+    known_bins,
     learning_curves,
     precision_recall_chart,
     reliability_diagram,
     roc_chart,
 )
+from training.report.confusion import confusion_of
 from training.report.figures import (
-    Heading,
     Section,
     between,
     decimal,
     estimate_cell,
-    label,
     number_cell,
     percent,
     row,
+    rows_noun,
     section,
+    short_label,
     table,
 )
 from training.report.markup import Child, element, join
-from training.report.quality import confusion_of
 
 # Of the mean probability less the share that is right: what is next to nothing.
 _NEAR = 0.005
+# One point makes no diagram.
+_FEWEST_POINTS = 2
 
 
 def learning(manifest: Manifest) -> Section | None:
@@ -51,7 +54,7 @@ def learning(manifest: Manifest) -> Section | None:
     note = curves and element(
         "p",
         "Figures of the training part were measured while it was trained on, with augmentation and "
-        "dropout, so they may lie below those of the validation part.",
+        "dropout, so they may be worse than those of the validation part.",
         class_="note",
     )
     return section("learning", "How it learned", said, advice, curves, note)
@@ -62,15 +65,17 @@ def calibration(manifest: Manifest) -> Section | None:
     found = manifest.calibration
     if found is None:
         return None
-    head: list[Heading] = ["part", ("calibration", "text")]
-    head += ["ECE", "log loss", "Brier score"]
+    head = ["part, calibration", "ECE", "log loss", "Brier score"]
     rows = []
     for name in found.after:
-        for when, figures in (("before", found.before.get(name)), ("after", found.after[name])):
+        stages = [("before", found.before.get(name)), ("after", found.after[name])]
+        if stages[0][1] == stages[1][1]:
+            stages = [("as it is", found.after[name])]
+        for when, figures in stages:
             if figures is not None:
                 rows.append(
                     row(
-                        name, element("td", when), number_cell(f"{figures.ece:.4f}"),
+                        f"{name}, {when}", number_cell(f"{figures.ece:.4f}"),
                         estimate_cell(figures.log_loss), estimate_cell(figures.brier),
                     )
                 )  # fmt: skip
@@ -84,23 +89,52 @@ def calibration(manifest: Manifest) -> Section | None:
         if found.note is None
         else f"The logits are left as they are: {found.note}."
     )
-    diagram: Child = None
-    words = None
+    shown: list[Child] = [element("p", done)]
     before, after = found.before.get("test"), found.after.get("test")
     if before is not None and after is not None and after.bins and before.bins:
-        words = _reliability_words(before, after)
-        chart, key = reliability_diagram(before.bins, after.bins, words)
-        diagram = element("div", chart, key)
+        shown = _reliability(before, after, shown[0], rows_noun(manifest))
     return section(
         "calibration",
         "What its probabilities are worth",
-        element("div", diagram, element("div", element("p", done), words and element("p", words)),
-                class_="pair"),
+        shown,
         table(head, rows, caption),
     )  # fmt: skip
 
 
-def _reliability_words(before: CalibrationFigures, after: CalibrationFigures) -> str:
+def _reliability(
+    before: CalibrationFigures, after: CalibrationFigures, done: Child, noun: str
+) -> list[Child]:
+    """What was done and what came of it, beside the diagram where there are points for one."""
+    if len(known_bins(after.bins)) < _FEWEST_POINTS:
+        return [done, element("p", _sure_words(after, noun), _error(before, after))]
+    words = _diagram_words(noun) + _error(before, after)
+    diagram = element("div", *reliability_diagram(before.bins, after.bins, words))
+    return [element("div", diagram, element("div", done, element("p", words)), class_="pair")]
+
+
+def _diagram_words(noun: str) -> str:
+    return (
+        f"Test {noun} in 15 bins by the answer's probability; larger dots are more {noun}, and "
+        f"bins of fewer than {FEW_ROWS} are left out. On the dotted line a probability is the "
+        "share that is right."
+    )
+
+
+def _sure_words(figures: CalibrationFigures, noun: str) -> str:
+    """What there is to say where hardly more than one bin has rows to speak of."""
+    known = known_bins(figures.bins)
+    if not known:
+        return f"There are too few test {noun} to draw a diagram of their probabilities."
+    confidence, accuracy, rows = max(known, key=lambda entry: entry[2])
+    total = sum(entry.rows for entry in figures.bins)
+    return (
+        f"{rows:,} of {total:,} test {noun} have nearly the same probability: the answer's is "
+        f"{decimal(confidence)} on average, and {percent(accuracy)} of them are right. The others "
+        "are too few for a diagram."
+    )
+
+
+def _error(before: CalibrationFigures, after: CalibrationFigures) -> str:
     known = [
         (entry.rows, entry.confidence, entry.accuracy)
         for entry in after.bins
@@ -112,11 +146,10 @@ def _reliability_words(before: CalibrationFigures, after: CalibrationFigures) ->
         said = "neither too high nor too low"
     else:
         said = f"{100 * abs(over):.1f} points too {'high' if over > 0 else 'low'}"
+    earlier = "" if before == after else f", {before.ece:.4f} before"
     return (
-        f"Test rows in 15 bins by the answer's probability; larger dots are more rows, and bins of "
-        f"fewer than {FEW_ROWS} are left out. On the dotted line a probability is the share that "
-        f"is right. Probabilities are on average "
-        f"{said}; the expected calibration error is {after.ece:.4f}, {before.ece:.4f} before."
+        f" Probabilities are on average {said}; the expected calibration error is "
+        f"{after.ece:.4f}{earlier}."
     )
 
 
@@ -128,7 +161,7 @@ def thresholds(manifest: Manifest, evidence: Evidence | None) -> Section | None:
     matrix = confusion_of(manifest)
     roc_point = pr_point = None
     share = 0.0
-    name = label(manifest.labels[1])
+    name = short_label(manifest.labels[1])
     at: Child = None
     if matrix is not None:
         (right_no, false_yes), (_, right_yes) = matrix.tolist()
@@ -162,7 +195,7 @@ def thresholds(manifest: Manifest, evidence: Evidence | None) -> Section | None:
         "At other thresholds",
         element(
             "p", "How well ", element("q", name), " is told from ",
-            element("q", label(manifest.labels[0])), " whichever threshold is set. ", at,
+            element("q", short_label(manifest.labels[0])), " whichever threshold is set. ", at,
         ),
         element("div", roc, recall, class_="pair"),
     )  # fmt: skip
