@@ -177,3 +177,101 @@ def test_a_comparison_says_what_is_the_same_and_what_differs(
     assert "Not the same data" in other and "Not the same labels" in other
     with pytest.raises(BundleError, match="expected 2 to 12 bundles"):
         render_comparison([digits.bundle] * 13)
+
+
+def test_columns_that_were_looked_at_less_closely_stand_apart(cancer: Predictor) -> None:
+    bundle = cancer.bundle
+    spread = Spread(mean=0.1, low=0.0, high=0.2)
+    names = [column.name for column in cancer.manifest.input.columns][:22]
+    evidence = Evidence(
+        importance=tuple(
+            ColumnImportance(
+                column=name, accuracy=spread, log_loss=spread,
+                rows=100 if place < 20 else 50, shuffles=5 if place < 20 else 1,
+            )
+            for place, name in enumerate(names)
+        )
+    )  # fmt: skip
+    page = render_report(cancer.manifest, bundle.parity(), bundle.golden(), evidence)
+    text = Page(page).text
+    closely, _, others = text.partition("The other 2 columns")
+    assert "shuffled among 100 test rows, 5 times" in closely
+    assert others.startswith("Looked at with 50 rows, once.")
+    # Few columns, all looked at alike, are all in view.
+    alike = Evidence(importance=(evidence.importance[0],) * 22)
+    page = render_report(cancer.manifest, bundle.parity(), bundle.golden(), alike)
+    assert (
+        "The other 2 columns" not in Page(page).text and "The other columns" not in Page(page).text
+    )
+
+
+def test_of_a_large_model_it_is_said_which_rows_were_compared_at_which_batch_size(
+    digits: Predictor,
+) -> None:
+    bundle, parity = digits.bundle, digits.bundle.parity()
+    largest = str(parity.batch_sizes[-1])
+    whole = f"as the trained model does, at batch sizes 1, 2, 7, 64, {largest}. "
+    assert whole in Page(rendered(digits)).text
+    fewer = {
+        name: {
+            size: tally.model_copy(update={"rows": tally.rows if size == largest else 320})
+            for size, tally in by_size.items()
+        }
+        for name, by_size in parity.formats.items()
+    }
+    page = render_report(
+        bundle.manifest, parity.model_copy(update={"formats": fewer}), bundle.golden(), None
+    )
+    said = f"at batch size {largest}; 320 of them at 1, 2, 7, 64 too. "
+    assert said in Page(page).text
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "loss", "words"),
+    [
+        ((0.9, 0.85, 0.95), (0.2, 0.1, 0.3), "The model makes 75.0% fewer mistakes."),
+        ((0.6, 0.5, 0.7), (0.2, 0.1, 0.3),
+         "The model's answers are not surely better, but its probabilities are better."),
+        ((0.3, 0.2, 0.4), (0.2, 0.1, 0.3),
+         "The model is right less often, but its probabilities are better."),
+        ((0.3, 0.2, 0.4), (0.6, 0.5, 0.7), "The model is right less often."),
+    ],
+)  # fmt: skip
+def test_the_model_is_set_beside_answering_without_one(
+    digits: Predictor,
+    accuracy: tuple[float, float, float],
+    loss: tuple[float, float, float],
+    words: str,
+) -> None:
+    def estimate(value: float, low: float, high: float) -> Estimate:
+        return Estimate(value=value, low=low, high=high)
+
+    test = digits.manifest.metrics["test"]
+    figures = {"accuracy": estimate(*accuracy), "log_loss": estimate(*loss)}
+    without = {"accuracy": estimate(0.6, 0.5, 0.7), "log_loss": estimate(0.6, 0.5, 0.7)}
+    manifest = digits.manifest.model_copy(
+        update={
+            "metrics": {**digits.manifest.metrics, "test": test.model_copy(update=figures)},
+            "baseline": test.model_copy(update=without),
+        }
+    )
+    assert f"would be right. {words}" in Page(rendered(digits, manifest)).text
+
+
+def test_a_commit_with_changes_is_not_taken_for_the_commit(digits: Predictor) -> None:
+    manifest = digits.manifest.model_copy(update={"commit": "0123456789" * 4 + "+changes"})
+    assert "commit0123456789012345+changes" in Page(rendered(digits, manifest)).text
+
+
+def test_nothing_counted_and_nothing_timed_still_make_a_report(digits: Predictor) -> None:
+    manifest, parity = digits.manifest, digits.bundle.parity()
+    assert parity.histogram is not None and manifest.speed is not None
+    none = {name: (0,) * len(counts) for name, counts in parity.histogram.counts.items()}
+    histogram = parity.histogram.model_copy(update={"counts": none})
+    page = render_report(
+        manifest.model_copy(update={"speed": manifest.speed.model_copy(update={"formats": {}})}),
+        parity.model_copy(update={"histogram": histogram, "formats": {}}),
+        digits.golden, None,
+    )  # fmt: skip
+    loads_nothing(page)
+    assert "The same answers in every format" in Page(page).headings

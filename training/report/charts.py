@@ -212,8 +212,8 @@ def difference_histogram(histogram: DiffHistogram, name: str, words: str) -> Mar
     counts, edges = histogram.counts[name], histogram.edges
     height, total = 130, max(1, sum(counts))
     frame = Frame(
-        Axis("largest difference of logits", 0, len(counts)), Axis("", 0.0, max(counts) / total),
-        height,
+        Axis("largest difference of logits", 0, len(counts)),
+        Axis("", 0.0, max(*counts, 1) / total), height,
     )  # fmt: skip
     drawn: list[Child] = []
     for place, count in enumerate(counts):

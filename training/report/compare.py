@@ -72,8 +72,8 @@ def same_lines(manifests: Sequence[Manifest]) -> list[str]:
         lines.append("The same data, split in the same way: the test parts are the same rows.")
     else:
         lines.append(
-            "Not the same data, or not split in the same way: their test parts differ, so that a "
-            "difference between figures may be one between rows."
+            "Not the same data, not split in the same way, or not the same columns of it: where "
+            "the test parts differ, a difference between figures may be one between rows."
         )
     if not _same([manifest.labels for manifest in manifests]):
         lines.append("Not the same labels.")

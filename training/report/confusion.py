@@ -180,8 +180,8 @@ def _heat(matrix: np.ndarray, manifest: Manifest) -> Markup:
     first, last = short_text(manifest.labels[0]), short_text(manifest.labels[-1])
     words = (
         f"{len(matrix)} labels down, in the manifest's order from “{first}” to “{last}”, their "
-        "answers across in the same order. On the diagonal an answer is right; the stronger the colour, the larger the share "
-        f"of the true label's {rows_noun(manifest)}."
+        "answers across in the same order. On the diagonal an answer is right; the stronger the "
+        f"colour, the larger the share of the true label's {rows_noun(manifest)}."
     )
     return element(
         "figure",

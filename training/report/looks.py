@@ -135,11 +135,14 @@ def importance(evidence: Evidence | None) -> Section | None:
         return None
     entries = evidence.importance
     first = entries[0]
-    largest = max(entry.log_loss.high for entry in entries) or 1.0
+    largest = max(0.0, *(entry.log_loss.high for entry in entries)) or 1.0
     felt = sum(entry.log_loss.mean > _LEAST_FELT * largest for entry in entries)
     shown = min(max(felt, _FEWEST_COLUMNS), _MOST_COLUMNS)
     if shown + _FEWEST_COLUMNS >= len(entries):
         shown = len(entries)
+    # Of many columns and a large model most are looked at less closely: they stand below.
+    closely = [(entry.rows, entry.shuffles) == (first.rows, first.shuffles) for entry in entries]
+    shown = min(shown, closely.count(True))
     words = (
         f"Each column's cells are shuffled among {first.rows:,} test rows, {first.shuffles} times, "
         "and the rows answered anew: the more the log loss rises, the more the answers depend on "

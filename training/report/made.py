@@ -68,9 +68,8 @@ def formats(manifest: Manifest, parity: GateReport) -> Section:
     tolerance = parity.tolerance.replace("<=", "≤").replace("*", "×")
     said = (
         f"Every format answered {counted(parity.held_out_rows, held_out)} and "
-        f"{counted(parity.edge_rows, 'edge input')} as the trained model does, at batch sizes "
-        f"{', '.join(map(str, parity.batch_sizes))}. Allowed: {tolerance}. "
-        f"{parity.one_answer[:1].upper()}{parity.one_answer[1:]}."
+        f"{counted(parity.edge_rows, 'edge input')} as the trained model does, {_where(parity)}. "
+        f"Allowed: {tolerance}. {parity.one_answer[:1].upper()}{parity.one_answer[1:]}."
     )
     charts: list[Child] = []
     histogram = parity.histogram
@@ -78,12 +77,13 @@ def formats(manifest: Manifest, parity: GateReport) -> Section:
         for name, counts in histogram.counts.items():
             total = max(1, sum(counts))
             words = (
-                f"{FORMATS.get(name, name)}: {percent(counts[0] / total)} of {total:,} answers are "
-                "equal to the trained model's; the others by their largest difference."
+                f"{FORMATS.get(name, name)}: {percent(counts[0] / total)} of {total:,} answers "
+                f"differ by less than {histogram.edges[0]:.0e} from the trained model's; the "
+                "others by their largest difference."
             )
             charts.append(difference_histogram(histogram, name, words))
     timing = None
-    if speed is not None:
+    if speed is not None and speed.formats:
         batch = max(entry.batch_size for entry in speed.formats.values())
         timing = element(
             "p", f"Speed: one thread of {speed.cpu}, batches of {batch:,}; medians of short rounds "
@@ -98,6 +98,16 @@ def formats(manifest: Manifest, parity: GateReport) -> Section:
         element("div", charts, class_="triple") if charts else None,
         more("By batch size", _by_batch(parity)),
     )
+
+
+def _where(parity: GateReport) -> str:
+    """At which batch sizes; of a large model only some of the rows at all of them."""
+    tallies = [tally for by_size in parity.formats.values() for tally in by_size.values()]
+    fewest = min((tally.rows for tally in tallies), default=0)
+    *small, largest = map(str, parity.batch_sizes)
+    if fewest < parity.held_out_rows + parity.edge_rows:
+        return f"at batch size {largest}; {fewest:,} of them at {', '.join(small)} too"
+    return f"at batch sizes {', '.join((*small, largest))}"
 
 
 def _by_batch(parity: GateReport) -> Markup:
@@ -202,10 +212,11 @@ def made(manifest: Manifest) -> Section:
         for name, info in sorted(manifest.files.items())
         if name != REPORT
     ]  # fmt: skip
-    commit = (manifest.commit or "unknown")[:16]
+    # Behind a + it says that files differed.
+    commit, plus, changes = (manifest.commit or "unknown").partition("+")
+    versions = {"commit": f"{commit[:16]}{plus}{changes}", **manifest.packages}
     packages = [
-        join(element("dt", name), element("dd", version))
-        for name, version in {"commit": commit, **manifest.packages}.items()
+        join(element("dt", name), element("dd", version)) for name, version in versions.items()
     ]
     return section(
         "made",

@@ -101,9 +101,12 @@ def _beside(test: Metrics, baseline: Metrics) -> str:
         if wrong == 0:
             return "The model makes no mistake."
         return f"The model makes {percent(1 - wrong / before)} fewer mistakes."
+    said = "The model's answers are not surely better"
+    if test.accuracy.high < baseline.accuracy.low:
+        said = "The model is right less often"
     if test.log_loss.high < baseline.log_loss.low:
-        return "The model's answers are not surely better, but its probabilities are."
-    return "The model's answers are not surely better."
+        return f"{said}, but its probabilities are better."
+    return f"{said}."
 
 
 def majority(manifest: Manifest) -> str:
