@@ -200,7 +200,7 @@ class Page:
 
 
 _IMAGE_ROUTE = (
-    "<tr><td><code>POST</code> <code>/predict/image</code></td><td>A PNG, JPEG or WebP as the "
+    "<tr><td><code>POST</code> <code>/predict/<wbr>image</code></td><td>A PNG, JPEG or WebP as the "
     "body, or several as multipart <code>files</code>; <code>?top_k=K</code></td></tr>"
 )
 
