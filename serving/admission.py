@@ -88,9 +88,10 @@ class Admission:
         if self.tokens is not None and path not in _OPEN and not is_open(path):
             given = headers.get(b"authorization", b"")
             if not self.tokens.accept(given):
-                if path == "/" and not given and b"text/html" in headers.get(b"accept", b""):
-                    # Somebody with a browser, which sends no token of its own accord.
-                    return self._count(sign_in())
+                # Somebody with a browser, which sends no token of its own accord.
+                browses = not given and b"text/html" in headers.get(b"accept", b"")
+                if browses and (form := sign_in(path)):
+                    return self._count(form)
                 expected = "Authorization: Bearer and a token of this service"
                 found = "another" if given else "none"
                 challenge = {"WWW-Authenticate": "Bearer"}

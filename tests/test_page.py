@@ -1,4 +1,4 @@
-"""What the page is made of: facts, escaping, headers, files; in a browser: test_page_browser."""
+"""What the page is made of: facts, escaping, headers, files; test_page_browser: in a browser."""
 
 from __future__ import annotations
 
@@ -274,7 +274,15 @@ def test_without_a_token_a_browser_gets_a_field_for_one_and_nothing_of_the_model
             assert fact not in shown.body.decode()
         # Files of every service alike.
         assert ask("/page/page.js").status == ask("/page/page.css").status == 200
-        for path in ("/report", picture, "/page/other.js", "/page/page.html"):
+        # What the page links to, each with what it may load once it is there.
+        for path in ("/report", "/model", "/docs.json", "/metrics"):
+            form = ask(path, html)
+            assert form.status == 401 and form.body == shown.body
+            inline = "'unsafe-inline'" in form.headers["content-security-policy"]
+            assert inline == (path == "/report")
+            assert "script-src 'self';" in form.headers["content-security-policy"]
+            assert ask(path).status == 401 and "expected Authorization" in ask(path).error
+        for path in (picture, "/page/other.js", "/page/page.html", "/v2", "/v2/models/digits"):
             refused = ask(path, html)
             assert refused.status == 401 and refused.headers["content-type"] == "application/json"
         assert ask("/", html, "Authorization: Bearer another-token-here").error

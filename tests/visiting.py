@@ -1,4 +1,7 @@
-"""What a person does on the page, and whether what it shows is the API's answer."""
+"""What a person does on the page, and whether what it shows is the API's answer.
+
+The fixtures go into a test module by their names, with `tests.browser.browser`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,70 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.sync_api import Locator, Page, Request, expect
+import pytest
+from playwright.sync_api import Browser, Locator, Page, Request, expect
+
+from artifacts.predictor import Predictor
+from tests.listening import listening
+from tests.pages import mixed
+
+Visit = Callable[..., Page]
+_PATIENCE_MS = 20_000
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """A function that opens a URL; nothing may go to another host, or be said on the console.
+
+    refused: whether requests are to be refused, of which Chromium tells the console.
+    """
+    expect.set_options(timeout=_PATIENCE_MS)
+    problems: list[str] = []
+    contexts = []
+
+    def opened(url: str, *, refused: bool = False, **options: Any) -> Page:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        context.set_default_timeout(_PATIENCE_MS)
+        page = context.new_page()
+
+        def said(message: Any) -> None:
+            if not (refused and "Failed to load resource" in message.text):
+                problems.append(f"console: {message.text}")
+
+        def sent(request: Request) -> None:
+            if not request.url.startswith((f"{url}/", "blob:", "data:")):
+                problems.append(f"request: {request.url}")
+
+        page.on("console", said)
+        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+        page.on("request", sent)
+        page.on("dialog", lambda dialog: problems.append(f"dialog: {dialog.message}"))
+        page.goto(f"{url}/")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+@pytest.fixture(scope="module")
+def table(cancer: Predictor) -> Predictor:
+    """A model of every type of column."""
+    return mixed(cancer)
+
+
+# One such service at a time: its connections are of one class.
+@pytest.fixture
+def table_url(table: Predictor) -> Iterator[str]:
+    """Its service."""
+    with listening(table) as server:
+        yield f"http://127.0.0.1:{server.port}"
 
 
 def shown(page: Page) -> dict[str, float]:
@@ -88,6 +151,17 @@ def drop(place: Locator, *files: tuple[str, str, bytes]) -> None:
     )
     for event in ("dragover", "drop"):
         place.dispatch_event(event, {"dataTransfer": transfer})
+
+
+def drop_from_disk(place: Locator, path: Path) -> None:
+    """Drop what lies there, file or folder, as the system's file manager does."""
+    place.scroll_into_view_if_needed()
+    box = place.bounding_box()
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    session = place.page.context.new_cdp_session(place.page)
+    for event in ("dragEnter", "dragOver", "drop"):
+        where = {"x": box["x"] + 9, "y": box["y"] + 9}
+        session.send("Input.dispatchDragEvent", {"type": event, **where, "data": data})
 
 
 @contextmanager

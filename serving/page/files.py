@@ -35,6 +35,13 @@ REPORT_HEADERS = {
     ),
     "Cache-Control": "no-cache",
 }
+# Of the page that becomes it, once there is a token.
+REPORT_SIGN_IN_HEADERS = {
+    **PAGE_HEADERS,
+    "Content-Security-Policy": PAGE_HEADERS["Content-Security-Policy"].replace(
+        "style-src 'self'", "style-src 'self' 'unsafe-inline'"
+    ),
+}
 EXAMPLE_HEADERS = {
     **_COMMON,
     # Its path names the version, whose rows never change.

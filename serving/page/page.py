@@ -203,7 +203,7 @@ class Page:
 
 _REPORT_LINK = Markup('<a href="report">Report</a>')
 _IMAGE_ROUTE = Markup(
-    "<tr><td><code>POST</code> <code>/predict/image</code></td><td>A PNG, JPEG or WebP as the "
+    "<tr><td><code>POST</code> <code>/predict/<wbr>image</code></td><td>A PNG, JPEG or WebP as the "
     "body, or several as multipart <code>files</code>; <code>?top_k=K</code></td></tr>"
 )
 

@@ -16,6 +16,7 @@ from serving.page.files import (
     EXAMPLE_HEADERS,
     PAGE_HEADERS,
     REPORT_HEADERS,
+    REPORT_SIGN_IN_HEADERS,
     static_files,
     template,
 )
@@ -37,12 +38,17 @@ def is_open(path: str) -> bool:
     return path.startswith("/page/") and path.removeprefix("/page/") in static_files()
 
 
-def sign_in() -> Reply:
-    """What a browser gets instead of the page where it has no token: a field for one."""
+def sign_in(path: str) -> Reply | None:
+    """What a browser gets without a token instead of what the page is or links to: a field for one.
+
+    With one, its script shows there what the path has. None for all other paths.
+    """
+    if path not in ("/", "/report", "/metrics", "/model", "/docs.json"):
+        return None
     headers = {
         "Content-Type": "text/html; charset=utf-8",
         "WWW-Authenticate": "Bearer",
-        **PAGE_HEADERS,
+        **(REPORT_SIGN_IN_HEADERS if path == "/report" else PAGE_HEADERS),
     }
     head = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
     return Reply(401, template("token.html").encode(), head.encode("latin-1"))

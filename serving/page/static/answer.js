@@ -8,6 +8,7 @@ const SHOWN = 10;
 const IN_ORDER = 4;
 const TITLES = {
   0: "No answer",
+  null: "This file is not taken",
   401: "The service asks for a token",
   413: "That is too large",
   503: "The service is busy",
@@ -34,6 +35,7 @@ export class AnswerPanel {
       element("h3", { id: "answer-title" }, "Answer"), this.#picture, this.#status, this.#body,
     );
     panel.hidden = false;
+    panel.tabIndex = -1;
     this.#picture.addEventListener("error", () => (this.#picture.hidden = true));
     this.#peek = peek(panel);
   }
@@ -169,11 +171,14 @@ export function notice(model, answered) {
   );
 }
 
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+
 /** Where the answer is out of sight, as on a phone below a form: a line of it at the bottom. */
 function peek(panel) {
-  const line = button("", () => panel.scrollIntoView({ behavior: "smooth" }), {
-    className: "peek", hidden: true,
-  });
+  const line = button("", () => {
+    panel.focus({ preventScroll: true });
+    panel.scrollIntoView({ behavior: still.matches ? "auto" : "smooth" });
+  }, { className: "peek", hidden: true });
   document.body.append(line);
   let inSight = true;
   const show = () => (line.hidden = inSight || !line.textContent);

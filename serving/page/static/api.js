@@ -1,6 +1,7 @@
 // The service's own API, as any caller uses it.
 
-const KEY = `parityline token of ${location.pathname}`;
+// One for the page and all that it links to.
+const KEY = `parityline token of ${new URL(".", location.href).pathname}`;
 
 /** The tab's token: never in a URL, never on disk. */
 export const token = {
@@ -9,7 +10,8 @@ export const token = {
   forget: () => sessionStorage.removeItem(KEY),
 };
 
-/** What the service answers instead. status: 0 where there was no answer. */
+/** What the service answers instead. status: 0 where there was no answer, null where nothing could
+ *  be asked. */
 export class Refusal extends Error {
   constructor(message, status, retryAfter = null) {
     super(message);
@@ -27,6 +29,7 @@ export async function ask(path, { headers = {}, ...options } = {}) {
     response = await fetch(path, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    if (options.body instanceof Blob && !(await isReadable(options.body))) throw unreadable();
     throw new Refusal("The service does not answer. Is it still running, and can it be reached?", 0);
   }
   if (response.ok) return response;
@@ -39,6 +42,20 @@ export async function ask(path, { headers = {}, ...options } = {}) {
     message = `${response.status} ${response.statusText}`.trim();
   }
   throw new Refusal(message, response.status, response.headers.get("Retry-After"));
+}
+
+/** What there is to say of a file that cannot be read. */
+export function unreadable() {
+  return new Refusal("The file cannot be read: it is a folder, or has changed since.", null);
+}
+
+async function isReadable(blob) {
+  try {
+    await blob.slice(0, 1).arrayBuffer();
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** POST for predictions. Returns them, the answer's text and the round trip in ms. */

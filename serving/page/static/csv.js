@@ -2,33 +2,37 @@
 // `parityline score`: what it would reject is refused here, and the answers are the same.
 
 import { notice, refusalBox } from "./answer.js";
-import { Refusal, predict, rowsRequest } from "./api.js";
+import { Refusal, predict, rowsRequest, unreadable } from "./api.js";
 import { cellOf } from "./cells.js";
 import { element } from "./dom.js";
 import { Results } from "./results.js";
 
 export const MOST_ROWS = 10_000;
+// What has no line ends would fill the memory.
+const MOST_BYTES = 128 * 2 ** 20;
 const MOST_REFUSED = 100;
 // Of one request.
 const ROWS = 500;
 const CELLS = 20_000;
 const TRIES = 5;
 const SHOWN_COLUMNS = 4;
-// Bytes of a file that are decoded at once: of a character across two such pieces nothing is left.
-const PIECE = 128 * 2 ** 20;
 // What a browser reads where there is no UTF-8.
 const DAMAGED = "\uFFFD";
 
-/** Read the file, ask for all its rows, and show what comes in `place`. */
-export async function answerCsv(file, model, place) {
+/** Read the first of the files, ask for all its rows, and show what comes in `place`. */
+export async function answerCsv([file, ...others], model, place) {
   const { columns, missing_texts: missing } = model.input;
-  place.replaceChildren(element("p", { role: "status" }, `Reading ${file.name} ...`));
-  const { names, records, more } = await read(file);
-  const problem = headerProblem(names, columns, records);
-  if (problem) {
-    place.replaceChildren(refusalBox(new Refusal(problem, 400)));
-    return;
-  }
+  const reading = element("p", { role: "status" }, `Reading ${file.name} ...`);
+  place.replaceChildren(reading);
+  const refuse = (error) => {
+    const box = refusalBox(error);
+    place.replaceChildren(element("h3", {}, file.name), box);
+    box.focus();
+  };
+  const { names, records, more, problem } = await read(file, columns);
+  // Another file has come.
+  if (!reading.isConnected) return;
+  if (problem) return refuse(problem);
   const at = new Map(names.map((name, position) => [name, position]));
   // A column that is not there is the service's to miss.
   const present = columns.filter(({ name }) => at.has(name));
@@ -64,44 +68,67 @@ export async function answerCsv(file, model, place) {
   if (refused > MOST_REFUSED) notes.push(`Ended after more than ${MOST_REFUSED} refused rows.`);
   if (more) {
     notes.push(
-      `This page takes the first ${MOST_ROWS.toLocaleString("en")} rows; ` +
+      `This page takes up to ${MOST_ROWS.toLocaleString("en")} rows and ${MOST_BYTES / 2 ** 20} MB; ` +
         "`parityline score` takes any number.",
     );
   }
+  if (others.length) notes.push(`It is the first of ${others.length + 1} files.`);
+  if (failure && !outcomes.length && !results.stopped) return refuse(failure);
   const csv = { name: `${file.name.replace(/\.csv$/i, "")}.answers.csv`, text: () => written(names, outcomes, model) };
-  results.end(notes, outcomes.length ? csv : null);
-  if (failure) place.append(refusalBox(failure));
+  results.end(notes, outcomes.length ? csv : null, failure);
 }
 
-/** The header and the first rows. Blank lines are none, unless there is only one column. */
-function read(file) {
-  return new Promise((resolve) => {
-    const rows = [];
-    let more = false;
-    window.Papa.parse(file, {
-      delimiter: ",",
-      chunkSize: PIECE,
-      step: ({ data }, parser) => {
-        if (data.length === 1 && data[0] === "" && (rows[0]?.length ?? 2) > 1) return;
-        if (rows.length > MOST_ROWS) {
-          more = true;
-          parser.abort();
-          return;
-        }
-        rows.push(data);
-      },
-      complete: () => resolve({ names: rows[0] ?? [], records: rows.slice(1), more }),
-    });
+/** The header and the first rows, or as `problem` why there are none. Blank lines are none, unless
+ *  there is only one column. */
+async function read(file, columns) {
+  let text;
+  try {
+    // Papa would decode it in pieces, and damage a character that lies across two.
+    text = await file.slice(0, MOST_BYTES).text();
+  } catch {
+    return { problem: unreadable() };
+  }
+  const rows = [];
+  let more = false;
+  window.Papa.parse(text, {
+    delimiter: ",",
+    step: ({ data }, parser) => {
+      if (data.length === 1 && data[0] === "" && (rows[0]?.length ?? 2) > 1) return;
+      if (rows.length > MOST_ROWS) {
+        more = true;
+        parser.abort();
+        return;
+      }
+      rows.push(data);
+    },
   });
+  if (!more && file.size > MOST_BYTES) {
+    // The last one is cut off.
+    rows.pop();
+    more = true;
+  }
+  const [names = [], ...records] = rows;
+  const problem = headerProblem(names, columns, records);
+  return { names, records, more, problem: problem && new Refusal(problem, null) };
 }
 
 function headerProblem(names, columns, records) {
   const twice = columns.filter(({ name }) => names.filter((found) => found === name).length > 1);
   if (twice.length) return `column twice: ${twice.map(({ name }) => `'${name}'`).join(", ")}`;
   if (!columns.some(({ name }) => names.includes(name))) {
-    return `none of the model's columns is there, found ${names.slice(0, 5).map((name) => `'${name}'`).join(", ")}`;
+    const expected = some(columns.map(({ name }) => name));
+    return (
+      `none of the model's columns is there: expected ${expected} in the first line, separated by ` +
+      `commas, found ${names.length ? some(names) : "nothing"}`
+    );
   }
   return records.length ? null : "expected rows below the columns' names, found none";
+}
+
+/** The first of the names, as far as anybody reads. */
+function some(names) {
+  const shown = names.slice(0, 5).map((name) => `'${name.length > 60 ? `${name.slice(0, 59)}…` : name}'`);
+  return shown.join(", ") + (names.length > 5 ? " ..." : "");
 }
 
 /** An outcome for each row: its prediction, or why it is refused; none after a failure. */
@@ -111,9 +138,9 @@ async function answerBatch(batch, instance, names, model, stopped) {
   batch.forEach((record, position) => {
     const damaged = names.find((name, column) => known.has(name) && record[column]?.includes(DAMAGED));
     if (record.length !== names.length) {
-      outcomes[position] = new Refusal(`expected ${names.length} cells, found ${record.length}`, 400);
+      outcomes[position] = new Refusal(`expected ${names.length} cells, found ${record.length}`, null);
     } else if (damaged !== undefined) {
-      outcomes[position] = new Refusal(`column '${damaged}': expected UTF-8`, 400);
+      outcomes[position] = new Refusal(`column '${damaged}': expected UTF-8`, null);
     }
   });
   for (let waits = 0, refused = 0; refused <= MOST_REFUSED && !stopped();) {

@@ -69,19 +69,21 @@ export class Drawing {
       ];
     };
     canvas.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
+      if (event.button !== 0 || !event.isPrimary) return;
       event.preventDefault();
       canvas.setPointerCapture(event.pointerId);
       this.#strokes.push([point(event)]);
       this.#paint();
     });
     canvas.addEventListener("pointermove", (event) => {
-      if (!canvas.hasPointerCapture(event.pointerId)) return;
+      // A second finger draws nothing, though the browser lets it have the canvas.
+      if (!event.isPrimary || !canvas.hasPointerCapture(event.pointerId)) return;
       const passed = event.getCoalescedEvents?.() ?? [];
       this.#strokes.at(-1).push(...(passed.length ? passed : [event]).map(point));
       this.#paint();
     });
-    canvas.addEventListener("pointerup", () => {
+    // Lifted, or taken away by the browser.
+    canvas.addEventListener("lostpointercapture", () => {
       // A stroke more may follow at once.
       clearTimeout(this.#pending);
       this.#pending = setTimeout(() => this.#strokes.length && this.#send(this.#pixels()), 150);

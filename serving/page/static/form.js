@@ -168,9 +168,9 @@ function field(column, place, times, onchange) {
 
 function hintOf(column) {
   if (column.type === "number") return `${short(column.low)} to ${short(column.high)}`;
-  if (column.type === "date") return `${column.low} to ${column.high}`;
-  if (column.type === "category" && column.known > column.categories.length) {
-    return `one of ${column.known.toLocaleString("en")}`;
+  if (column.type === "date") return `${column.low} to ${column.high}`.replaceAll("T", " ");
+  if (column.type === "category" && column.known > MOST_OPTIONS) {
+    return `one of ${column.known.toLocaleString("en")}, or another`;
   }
   return "";
 }

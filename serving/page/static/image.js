@@ -93,8 +93,7 @@ async function answerFiles(files, model, place) {
   let failed = false;
   for (const [number, file] of taken.entries()) {
     if (results.stopped || failed) break;
-    const url = URL.createObjectURL(file);
-    const cells = [element("img", { src: url, alt: "", className: "small" }), file.name];
+    const cells = [thumbnail(file), file.name];
     try {
       const answer = await predict(pictureRequest(file, { name: file.name }));
       results.answered(cells, answer.predictions[0]);
@@ -108,6 +107,14 @@ async function answerFiles(files, model, place) {
   }
   const more = files.length > taken.length;
   results.end(more ? [`This page takes ${MOST_FILES} at once; \`parityline score\` takes any number.`] : [], null);
+}
+
+/** A picture of what may be none. */
+function thumbnail(file) {
+  const image = element("img", { src: URL.createObjectURL(file), alt: "", className: "small" });
+  image.addEventListener("load", () => URL.revokeObjectURL(image.src));
+  image.addEventListener("error", () => (image.hidden = true));
+  return image;
 }
 
 /** An image element of the service's own, which cannot send a token of itself. */

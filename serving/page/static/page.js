@@ -1,7 +1,7 @@
 // The page from its start: the token where one is asked for, then trying the model.
 
 import { Refusal, ask, token } from "./api.js";
-import { button, copy, save } from "./dom.js";
+import { button, copy, element } from "./dom.js";
 import { tryImages } from "./image.js";
 import { tryTable } from "./table.js";
 
@@ -18,7 +18,7 @@ if (signIn) {
   start();
 }
 
-/** The page itself, which no browser can ask for with a token by going there. */
+/** What this address has, which no browser can ask for with a token by going there. */
 async function open(given, field) {
   const words = document.getElementById("token-error");
   words.textContent = "";
@@ -29,17 +29,35 @@ async function open(given, field) {
   }
   token.set(given);
   try {
-    const response = await ask("./", { headers: { Accept: "text/html" } });
-    const page = new DOMParser().parseFromString(await response.text(), "text/html");
-    document.title = page.title;
-    document.body.replaceWith(document.adoptNode(page.body));
-    start();
+    await show(await (await ask(location.pathname)).blob());
   } catch (error) {
-    token.forget();
     if (!(error instanceof Refusal)) throw error;
+    // Whatever else it is refused for, it may be right.
+    if (error.status === 401) token.forget();
     words.textContent = error.message;
+    field.value = given;
     field.setAttribute("aria-invalid", "true");
     field.select();
+  }
+}
+
+/** In this document's place: the page, the report, or a text. */
+async function show(blob) {
+  const text = await blob.text();
+  if (!blob.type.startsWith("text/html")) {
+    document.title = location.pathname;
+    document.body.replaceChildren(element("pre", {}, text));
+    return;
+  }
+  const found = new DOMParser().parseFromString(text, "text/html");
+  if (found.querySelector("script#data")) {
+    document.title = found.title;
+    document.body.replaceWith(document.adoptNode(found.body));
+    start();
+  } else {
+    // It brings a style of its own.
+    document.documentElement.replaceWith(document.adoptNode(found.documentElement));
+    if (location.hash) location.replace(location.hash);
   }
 }
 
@@ -55,12 +73,6 @@ function start() {
     token.forget();
     location.reload();
   });
-  for (const link of document.querySelectorAll('a[href]:not([href^="#"])')) {
-    link.addEventListener("click", (event) => {
-      event.preventDefault();
-      download(link.getAttribute("href"), model);
-    });
-  }
 }
 
 /** The request that the service wrote, at the address at which it was reached, and a button. */
@@ -74,17 +86,4 @@ function showCall() {
   });
   press.className = "copy";
   call.after(press);
-}
-
-/** A document that a link cannot ask for, as it sends no token. */
-async function download(path, model) {
-  const endings = { report: ".html", metrics: ".txt", model: ".json" };
-  const notice = document.getElementById("notice");
-  try {
-    const response = await ask(path);
-    save(`${model.name}-${path}${endings[path] ?? ""}`, await response.blob());
-  } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    notice.textContent = error.message;
-  }
 }

@@ -1,5 +1,6 @@
 // Many answers: a table that grows as they come, and a CSV of all of them.
 
+import { refusalBox } from "./answer.js";
 import { button, element, percent, save } from "./dom.js";
 
 const SHOWN = 200;
@@ -12,20 +13,28 @@ export class Results {
   #after = element("div", { className: "actions" });
   #counts = { answered: 0, refused: 0 };
   #shown = 0;
-  stopped = false;
+  #stop = false;
+  #box;
 
   constructor(place, title, names) {
     const head = element("tr", {}, ...names.map((name) => element("th", { scope: "col" }, name)));
     head.lastChild.className = "number";
-    const stop = button("Stop", () => (this.stopped = true));
-    this.#after.append(stop);
-    place.replaceChildren(
+    this.#after.append(button("Stop", () => (this.#stop = true)));
+    this.#box = element(
+      "div", { className: "results" },
       element("h3", {}, title), this.#state, this.#progress, this.#after,
       element(
         "div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": title },
         element("table", { className: "answers" }, element("thead", {}, head), this.#body),
       ),
     );
+    place.replaceChildren(this.#box);
+    this.#box.scrollIntoView({ block: "nearest" });
+  }
+
+  /** Whether it is to end: so it was asked to, or others have taken its place. */
+  get stopped() {
+    return this.#stop || !this.#box.isConnected;
   }
 
   /** A row that was answered. cells: texts or elements before the label. */
@@ -58,8 +67,9 @@ export class Results {
     this.#state.textContent = `${done.toLocaleString("en")} of ${all.toLocaleString("en")}`;
   }
 
-  /** It is over. notes: what else there is to say. csv: null, or {name, text()} to save. */
-  end(notes, csv) {
+  /** It is over. notes: what else there is to say. csv: null, or {name, text()} to save. failure:
+   *  what ended it, or null. */
+  end(notes, csv, failure = null) {
     const { answered, refused } = this.#counts;
     const count = (number, word) => `${number.toLocaleString("en")} ${word}`;
     const parts = [count(answered, "answered"), ...(refused ? [count(refused, "refused")] : [])];
@@ -69,5 +79,6 @@ export class Results {
     this.#after.replaceChildren(
       ...(csv ? [button("Save all answers as CSV", () => save(csv.name, csv.text(), "text/csv"))] : []),
     );
+    if (failure) this.#box.append(refusalBox(failure));
   }
 }

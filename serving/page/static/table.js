@@ -27,7 +27,12 @@ export function tryTable(model, { input, answer, rows }) {
     const label = example.label === null ? "" : model.labels[example.label];
     const words = [
       element("span", { className: "chip-name" }, place ? `Row ${place}` : "Typical values"),
-      ...(label ? [element("span", { className: "chip-label", title: label }, label)] : []),
+      ...(label
+        ? [
+          element("span", { className: "visually-hidden" }, "labelled"),
+          element("span", { className: "chip-label", title: label }, label),
+        ]
+        : []),
     ];
     const chip = element("button", { type: "button", className: "chip" }, ...words);
     chip.setAttribute("aria-pressed", "false");
@@ -65,7 +70,7 @@ export function tryTable(model, { input, answer, rows }) {
         `up to ${MOST_ROWS.toLocaleString("en")} rows of it.`,
       accept: ".csv,text/csv",
       multiple: false,
-      take: ([file]) => answerCsv(file, model, results),
+      take: (files) => answerCsv(files, model, results),
     }),
     button("Save the rows above as a CSV", () => {
       const cells = examples.map((row) => columns.map(({ name }) => textOf(row.cells[name])));
@@ -73,7 +78,7 @@ export function tryTable(model, { input, answer, rows }) {
       save(`${model.name}.csv`, window.Papa.unparse({ fields, data: cells }), "text/csv");
     }, { className: "quiet" }),
   );
-  const results = element("div", { className: "results" });
+  const results = element("div");
   rows.append(results);
   press(chips[0]);
   panel.invite("Take a row, or change a value: the answer comes here.");
