@@ -311,7 +311,7 @@ def test_a_recipe_of_members_is_checked_trained_released_and_opened(tmp_path: Pa
         (
             '[{kind="mlp"}, {kind="ensemble"}]',
             r"model\.members\.1\.kind: expected one of linear, mlp, table, cnn, resnet, "
-            r"torchvision:NAME$",
+            r"torchvision:NAME, found 'ensemble'$",
         ),
         ("[{hidden=[3]}, {}]", r"model\.members\.0\.kind: expected one of linear"),
         (

@@ -25,6 +25,7 @@ from tests.scored import read_chunks, score_file
 from training.data import load_dataset
 from training.metrics import classification_metrics
 from training.recipe import ExportConfig, load_recipe
+from training.report.charts import known_bins
 from training.run import run
 from training.threshold import choose_threshold
 
@@ -210,8 +211,12 @@ def test_what_was_measured_is_shown(digits: Predictor, tuned: Predictor) -> None
     verdict = tuned.manifest.verdict
     assert verdict is not None and verdict.text[1:20] in report
     assert all(line in report for line in verdict.advice)
-    # Two learning curves, reliability, ROC, precision against recall, and each format's gate.
-    assert report.count('class="chart"') == 8 and "Brier score" in report
+    # Two learning curves, ROC, precision against recall, and each format's gate; reliability where
+    # there are points for it.
+    calibration = tuned.manifest.calibration
+    assert calibration is not None
+    charts = 7 + (len(known_bins(calibration.after["test"].bins)) > 1)
+    assert report.count('class="chart"') == charts and "Brier score" in report
     assert "is answered where its probability is above 0.9" in report
     many = digits.bundle.read("report.html").decode()
     assert "PR-AUC" not in many and "is answered where" not in many

@@ -16,7 +16,7 @@ from playwright.sync_api import Route, expect
 from artifacts.predictor import Predictor
 from tests.browser import browser as browser
 from tests.listening import listening
-from tests.visiting import Visit, asked, prefixed, shown
+from tests.visiting import Visit, asked, has_focus, prefixed, shown
 from tests.visiting import table as table
 from tests.visiting import table_url as table_url
 from tests.visiting import visit as visit
@@ -78,7 +78,7 @@ def test_everybody_can_use_it(
         # On a phone it is out of sight, but for a line that leads to it.
         page.locator(".peek").focus()
         press()
-        expect(page.locator("#answer")).to_be_focused()
+        has_focus(page.locator("#answer"))
         expect(page.locator("#answer .label")).to_be_in_viewport()
         page.locator("#answer summary").first.focus()
         press()
@@ -106,7 +106,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(
     with listening(digits, tokens=file) as server:
         page = visit(f"http://127.0.0.1:{server.port}", refused=True)
         field = page.get_by_label("Token")
-        expect(field).to_be_focused()
+        has_focus(field)
         assert not Axe().run(page).response["violations"]
         field.fill("пароль")
         field.press("Enter")
@@ -127,7 +127,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(
         expect(page.locator(".thumbnail")).to_have_count(12)
         assert TOKEN not in page.url
         page.get_by_role("button", name="Forget the token").click()
-        expect(page.get_by_label("Token")).to_be_focused()
+        has_focus(page.get_by_label("Token"))
 
 
 def test_with_a_token_links_show_what_they_lead_to(

@@ -137,6 +137,15 @@ def is_copied(page: Page) -> None:
         expect(page.locator("#answer .copy").first).to_have_text("Copy")
 
 
+def has_focus(place: Locator) -> None:
+    """Waits until it is what the keyboard types into, or would if its window were in front."""
+    for _ in range(200):
+        if place.evaluate("element => element === document.activeElement"):
+            return
+        place.page.wait_for_timeout(50)
+    raise AssertionError(f"expected the focus at {place}")
+
+
 def drop(place: Locator, *files: tuple[str, str, bytes]) -> None:
     """Drop files, each a name, a type and its bytes, as from a folder."""
     transfer = place.page.evaluate_handle(
