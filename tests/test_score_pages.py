@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from artifacts.inputs import ImageInput
 from artifacts.predictor import Predictor
 from serving.scoring.chunks import Block
+from serving.scoring.columnar import joined_tables
 from serving.scoring.open import open_reader
 from serving.scoring.pages import Pages, Unlike
 from serving.scoring.sources import find_sources
@@ -64,9 +66,8 @@ def pages_of(path: Path) -> Pages:
     return Pages(str(path), pq.read_metadata(path), "pixels", WIDTH)
 
 
-def as_pixels(arrays: Any) -> np.ndarray:
-    cells = [cell for array in arrays for cell in array.to_pylist()]
-    return np.frombuffer(b"".join(cells), np.uint8).reshape(-1, WIDTH)
+def as_pixels(column: pa.ChunkedArray) -> np.ndarray:
+    return np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, WIDTH)
 
 
 @given(
@@ -84,7 +85,7 @@ def test_pages_are_what_pyarrow_reads_however_they_were_written(
         for _ in range(3):
             first = data.draw(st.integers(0, rows - 1))
             stop = data.draw(st.integers(first + 1, rows))
-            assert (as_pixels(pages.arrays(first, stop)) == pixels[first:stop]).all()
+            assert (as_pixels(pages.read(first, stop)) == pixels[first:stop]).all()
 
 
 def test_plain_pages_are_used_where_they_lie(tmp_path: Path) -> None:
@@ -93,9 +94,9 @@ def test_plain_pages_are_used_where_they_lie(tmp_path: Path) -> None:
     pq.write_table(a_table(pixels), path, compression="none", use_dictionary=False)
     before = pa.total_allocated_bytes()
     with closing(pages_of(path)) as pages:
-        arrays = list(pages.arrays(0, len(pixels)))
+        column = pages.read(0, len(pixels))
         assert pa.total_allocated_bytes() == before
-        assert (as_pixels(arrays) == pixels).all()
+        assert (as_pixels(column) == pixels).all()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_what_is_unlike_them_is_left_to_pyarrow(
     path = tmp_path / "a.parquet"
     pq.write_table(table, path, data_page_version=version)
     with pytest.raises(Unlike), closing(pages_of(path)) as pages:
-        list(pages.arrays(0, len(table)))
+        pages.read(0, len(table))
 
 
 @given(how=WRITTEN, seed=st.integers(0, 2**32 - 1), cut=st.booleans())
@@ -141,7 +142,7 @@ def test_damage_never_shows_other_pixels_than_pyarrow_would(
     # The footer as it was: who damages that does not get here.
     with closing(Pages(str(path), metadata, "pixels", WIDTH)) as pages:
         try:
-            found = as_pixels(pages.arrays(0, len(pixels)))
+            found = as_pixels(pages.read(0, len(pixels)))
         except Unlike:
             return
     assert len(found) == len(pixels)
@@ -165,8 +166,18 @@ def blocks_of(path: Path, spec: ImageInput) -> list[Block]:
 
 @pytest.mark.parametrize("nulls", [(), (0,), (150,), (299,)])
 def test_rows_keep_their_other_columns_and_none_comes_twice(
-    digits: Predictor, tmp_path: Path, nulls: tuple[int, ...]
+    digits: Predictor, tmp_path: Path, nulls: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    paged = 0
+
+    def read(pages: Pages, first: int, stop: int, read: Any = Pages.read) -> pa.ChunkedArray:
+        nonlocal paged
+        column = read(pages, first, stop)
+        paged = stop
+        return column
+
+    monkeypatch.setattr(Pages, "read", read)
+    monkeypatch.setattr("serving.scoring.columnar.chunk_rows", lambda spec: 40)
     pixels = digits.golden.raw[np.arange(300) % len(digits.golden.raw)].reshape(300, WIDTH)
     table = a_table(pixels, nulls=nulls)
     path = tmp_path / "a.parquet"
@@ -174,8 +185,8 @@ def test_rows_keep_their_other_columns_and_none_comes_twice(
     pq.write_table(table, path, use_dictionary=False, **small)
     assert isinstance(digits.manifest.input, ImageInput)
     blocks = blocks_of(path, digits.manifest.input)
-    # As many as there are pages, up to the first null one; after it pyarrow's.
-    assert len(blocks) > (nulls or (300,))[0] // 20
+    assert paged == (nulls[0] // 40 * 40 if nulls else 300)
+    assert len(blocks) >= 300 // 40
     assert np.concatenate([block.rows for block in blocks]).tolist() == list(range(300))
     together = pa.concat_tables(
         [block.values.select(table.column_names) for block in blocks]  # type: ignore[union-attr]
@@ -187,3 +198,15 @@ def test_rows_keep_their_other_columns_and_none_comes_twice(
     assert [row["row"] for row in rejected_of(tmp_path / "out")] == list(nulls)
     kept = [row for row in range(300) if row not in nulls]
     assert parts_of(tmp_path / "out")["note"].to_pylist() == [f"note {row}" for row in kept]
+
+
+def test_pieces_are_joined_and_what_was_read_before_an_error_comes_before_it() -> None:
+    def pieces() -> Iterator[pa.Table]:
+        yield from (pa.table({"a": [row]}) for row in range(7))
+        raise OSError("damaged")
+
+    found = []
+    with pytest.raises(OSError, match="damaged"):
+        for table in joined_tables(pieces(), 3):
+            found.append(table["a"].to_pylist())
+    assert found == [[0, 1, 2], [3, 4, 5], [6]]

@@ -21,7 +21,8 @@ from serving.scoring.units import Unit, UnitSize
 _CHUNK_PICTURES = 64
 # Of a unit's cells; not of pixels, which are gone once they are scored.
 _HELD_BYTES = 64 * 2**20
-# Pixels that come as lists: what is made on the way to them stays in a core's cache.
+# Pixels that come as lists are decoded so many at a time: what is made on the way to them stays in a
+# core's cache.
 _LISTED_PIXELS = 2**19
 # Pages are read as they are needed, not a row group as a whole.
 _BUFFER_BYTES, _BUFFER_BYTES_ELSEWHERE = 2**16, 2**20
@@ -75,6 +76,26 @@ def _pixel_pages(
     return None
 
 
+def joined_tables(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows, about so many at a time: each step from file to answer costs what it costs.
+
+    What was read before an error comes before the error.
+    """
+    held: list[pa.Table] = []
+    try:
+        for table in tables:
+            held.append(table)
+            if sum(map(len, held)) >= rows:
+                yield pa.concat_tables(held)
+                held = []
+    except (OSError, pa.ArrowException):
+        if held:
+            yield pa.concat_tables(held)
+        raise
+    if held:
+        yield pa.concat_tables(held)
+
+
 class ParquetReader:
     """Row groups that are small are joined to units, those that are large are split."""
 
@@ -86,10 +107,11 @@ class ParquetReader:
         metadata = self._file.metadata
         row_bytes = _row_bytes(metadata)
         self._unit_rows, self._chunk_rows = _sizes(self.schema, spec, size, row_bytes)
+        self._batch_rows = self._chunk_rows
         self._listed = _holds_lists(self.schema, spec)
         if self._listed:
             most = max(1, _LISTED_PIXELS // math.prod(spec.shape))
-            self._chunk_rows = min(self._chunk_rows, most)
+            self._batch_rows = min(self._batch_rows, most)
         groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         # The row with which each row group begins, and the end.
         self._starts = np.cumsum([0, *groups])
@@ -142,7 +164,7 @@ class ParquetReader:
             except Unlike:
                 self._pixels.close()
                 self._pixels = None
-        for table in self._tables(at, stop, columns):
+        for table in joined_tables(self._tables(at, stop, columns), self._chunk_rows):
             yield Block(np.arange(at, at + len(table)), table)
             at += len(table)
 
@@ -151,13 +173,12 @@ class ParquetReader:
     ) -> Iterator[pa.Table]:
         others = [name for name in columns if name != pixels.name]
         if not others:
-            yield from (pa.table({pixels.name: array}) for array in pixels.arrays(first, stop))
+            for start in range(first, stop, self._chunk_rows):
+                end = min(start + self._chunk_rows, stop)
+                yield pa.table({pixels.name: pixels.read(start, end)})
             return
         for table in self._tables(first, stop, others):
-            at = 0
-            for array in pixels.arrays(first, first + len(table)):
-                yield table.slice(at, len(array)).append_column(pixels.name, array)
-                at += len(array)
+            yield table.append_column(pixels.name, pixels.read(first, first + len(table)))
             first += len(table)
 
     def _tables(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -172,7 +193,7 @@ class ParquetReader:
         if self._position < start:
             self._rest, self._position, self._columns = None, start, wanted
             self._batches = self._file.iter_batches(
-                batch_size=self._chunk_rows,
+                batch_size=self._batch_rows,
                 row_groups=range(group, len(self._starts) - 1),
                 columns=wanted,
                 use_threads=False,

@@ -88,8 +88,10 @@ class Pages:
         self._dictionary: np.ndarray | None = None
         self._held: tuple[int, np.ndarray] | None = None
 
-    def arrays(self, first: int, stop: int) -> Iterator[pa.Array]:
-        """Rows from `first` up to `stop`, in as many arrays as there are pages. Raises Unlike."""
+    def read(self, first: int, stop: int) -> pa.ChunkedArray:
+        """Rows from `first` up to `stop`, an array of each page. Raises Unlike."""
+        kind = pa.binary(self._width)
+        arrays = []
         while first < stop:
             try:
                 page = self._page(first)
@@ -97,11 +99,10 @@ class Pages:
             except _DAMAGED as error:
                 raise Unlike from error
             wanted = values[first - page.first_row : stop - page.first_row]
-            kind = pa.binary(self._width)
-            yield pa.FixedSizeBinaryArray.from_buffers(
-                kind, len(wanted), [None, pa.py_buffer(wanted)]
-            )
+            buffers = [None, pa.py_buffer(wanted)]
+            arrays.append(pa.FixedSizeBinaryArray.from_buffers(kind, len(wanted), buffers))
             first += len(wanted)
+        return pa.chunked_array(arrays, kind)
 
     def close(self) -> None:
         """Let the file go."""
