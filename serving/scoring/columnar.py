@@ -21,8 +21,8 @@ from serving.scoring.units import Unit, UnitSize
 _CHUNK_PICTURES = 64
 # Of a unit's cells; not of pixels, which are gone once they are scored.
 _HELD_BYTES = 64 * 2**20
-# Pixels that come as lists are decoded so many at a time: what is made on the way to them stays in a
-# core's cache.
+# Pixels that come as lists are decoded so many at a time: what is made on the way to them stays in
+# a core's cache.
 _LISTED_PIXELS = 2**19
 # Pages are read as they are needed, not a row group as a whole.
 _BUFFER_BYTES, _BUFFER_BYTES_ELSEWHERE = 2**16, 2**20

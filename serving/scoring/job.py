@@ -30,8 +30,8 @@ from serving.scoring.sources import find_sources
 from serving.scoring.summary import join_records
 from serving.scoring.units import Unit, end_together
 
-# How units are cut: a job that began with other ones cannot go on with these.
-_LAYOUT = 2
+# How units are cut and parts are written: a job that began otherwise cannot go on with these.
+_LAYOUT = 3
 # What decides about an answer's bits, or those of the file that holds it.
 _SOFTWARE = ("parityline", "numpy", "onnxruntime-gpu", "onnxruntime", "pillow", "pyarrow")
 
