@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from artifacts.arrow import IMAGE_COLUMNS, holds_encoded_pictures
+from artifacts.errors import DataError
 from artifacts.inputs import ImageInput, TableInput
 from serving.scoring.chunks import Block, chunk_rows
 from serving.scoring.pages import Pages, Unlike
@@ -88,7 +89,7 @@ def joined_tables(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
             if sum(map(len, held)) >= rows:
                 yield pa.concat_tables(held)
                 held = []
-    except (OSError, pa.ArrowException):
+    except (DataError, OSError, pa.ArrowException):
         if held:
             yield pa.concat_tables(held)
         raise
@@ -200,7 +201,9 @@ class ParquetReader:
             )
         while self._position < stop:
             position, self._position = self._position, -1
-            batch = self._rest if self._rest is not None else next(self._batches)
+            batch = self._rest if self._rest is not None else next(self._batches, None)
+            if batch is None:
+                raise DataError(f"damaged: expected {self._starts[-1]} rows, found {position}")
             skipped = min(max(0, first - position), len(batch))
             taken = batch.slice(skipped, stop - position - skipped)
             after = skipped + len(taken)

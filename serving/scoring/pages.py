@@ -5,8 +5,7 @@ wanted are passed by their headers, not decoded. pyarrow copies each value three
 a row group from its start, which for small models on pixels takes as long as the model.
 What is unlike that, nulls or a damaged page for instance, is left to pyarrow: `Unlike` is raised.
 
-The format: https://parquet.apache.org/docs/file-format/, and its parquet.thrift; page headers are
-structs in Thrift's compact protocol.
+The format: https://parquet.apache.org/docs/file-format/, and its parquet.thrift.
 """
 
 from __future__ import annotations
@@ -20,15 +19,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artifacts.errors import DataError
 from serving.scoring.mapped import MappedFile
+from serving.scoring.thrift import read_struct, read_varint
 
 # parquet.thrift: PageType, Encoding, and the fields of PageHeader and what is in it.
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _PLAIN, _PLAIN_DICTIONARY, _RLE, _RLE_DICTIONARY = 0, 2, 3, 8
-_CODECS = {"UNCOMPRESSED": None, "SNAPPY": "snappy", "GZIP": "gzip", "ZSTD": "zstd"}
+# Gzip takes longer than pyarrow's copies do.
+_CODECS = {"UNCOMPRESSED": None, "SNAPPY": "snappy", "ZSTD": "zstd"}
 # Most headers fit in the first; statistics of long values make them longer.
 _HEADER_BYTES = (2**12, 2**16)
-_DEEPEST = 4
 # Of a page, and how much longer its bytes may be than its values: more is no writer's.
 _MOST_ROWS = 2**22
 _LEVELS_BYTES = 2**16
@@ -86,19 +87,26 @@ class Pages:
         # Those of the row group that were found on the way, and the values of the last one.
         self._found: list[_Page] = []
         self._dictionary: np.ndarray | None = None
-        self._held: tuple[int, np.ndarray] | None = None
+        self._held: tuple[int, np.ndarray, np.ndarray | None] | None = None
 
     def read(self, first: int, stop: int) -> pa.ChunkedArray:
-        """Rows from `first` up to `stop`, an array of each page. Raises Unlike."""
+        """Rows from `first` up to `stop`, an array of each page.
+
+        Raises Unlike, or DataError where rows are lost, of which pyarrow says nothing.
+        """
         kind = pa.binary(self._width)
         arrays = []
         while first < stop:
             try:
                 page = self._page(first)
-                values = self._values(page)
+                values, indices = self._values(page)
+            except DataError:
+                raise
             except _DAMAGED as error:
                 raise Unlike from error
-            wanted = values[first - page.first_row : stop - page.first_row]
+            rows = slice(first - page.first_row, stop - page.first_row)
+            # A dictionary's few bytes may stand for any number of rows.
+            wanted = values[rows] if indices is None else values[indices[rows]]
             buffers = [None, pa.py_buffer(wanted)]
             arrays.append(pa.FixedSizeBinaryArray.from_buffers(kind, len(wanted), buffers))
             first += len(wanted)
@@ -131,33 +139,51 @@ class Pages:
         at = chunk.data_page_offset
         if chunk.has_dictionary_page:
             at = min(at, chunk.dictionary_page_offset)
-        row, stop = (int(end) for end in self._starts[group : group + 2])
+        end = at + chunk.total_compressed_size
+        row, stop = map(int, self._starts[group : group + 2])
         while row < stop:
+            if at >= end:
+                # What follows is another column's, or another row group's.
+                raise self._lost(group, f"{stop - row} fewer")
             header, length = self._header(at)
             at += length
-            full_size, size = header[2], header[3]
+            kind, full_size, size = (_number(header, field) for field in (1, 2, 3))
             if size < 0:
                 raise ValueError
-            if header[1] == _DICTIONARY:
-                values = header[7][1]
+            if kind == _DICTIONARY:
+                values = _number(header[7], 1)
                 self._check_size(values, full_size)
                 self._dictionary = self._plain(self._bytes(at, size, full_size, group), values)
-            elif header[1] in (_DATA, _DATA_V2):
-                second = header[1] == _DATA_V2
-                fields = header[8] if second else header[5]
-                rows = fields[1]
-                if row + rows > stop or (second and (fields[2] or fields[6])):
-                    raise Unlike
-                self._check_size(rows, full_size)
-                if not second and self._may_be_null and fields[3] != _RLE:
-                    raise Unlike
-                is_compressed = fields.get(7, True) if second else True
-                yield _Page(
-                    row, rows, fields[4] if second else fields[2], at, size, full_size,
-                    is_compressed, fields[5] if second else None,
-                )  # fmt: skip
-                row += rows
+            elif kind in (_DATA, _DATA_V2):
+                page = self._described(header[8 if kind == _DATA_V2 else 5], row, at, header)
+                if page.rows > stop - row:
+                    raise self._lost(group, f"at least {page.rows - stop + row} more")
+                yield page
+                row += page.rows
+            else:
+                # pyarrow passes it, and gives its rows the values of those after them.
+                raise self._lost(group, f"a page of an unknown kind, {kind}")
             at += size
+
+    def _described(self, fields: Any, row: int, at: int, header: dict[int, Any]) -> _Page:
+        """A page of data by its own header, `fields`, and the one around that."""
+        second = _number(header, 1) == _DATA_V2
+        rows, full_size = _number(fields, 1), _number(header, 2)
+        self._check_size(rows, full_size)
+        # Repetition levels; levels that are packed as they were before Parquet 2.
+        if not rows or (fields[6] if second else self._may_be_null and fields[3] != _RLE):
+            raise Unlike
+        return _Page(
+            row, rows, _number(fields, 4 if second else 2), at, _number(header, 3), full_size,
+            bool(fields.get(7, True)) if second else True, _number(fields, 5) if second else None,
+        )  # fmt: skip
+
+    def _lost(self, group: int, found: str) -> DataError:
+        rows = self._metadata.row_group(group).num_rows
+        return DataError(
+            f"column {self.name!r}, row group {group}: damaged: expected {rows} values in its "
+            f"pages, found {found}"
+        )
 
     def _check_size(self, rows: int, full_size: int) -> None:
         """Raise Unlike for what would take more memory than its values."""
@@ -171,7 +197,7 @@ class Pages:
             self._file.seek(at)
             data = bytes(self._file.read(most))
             try:
-                return _struct(data, 0, _DEEPEST)
+                return read_struct(data)
             except IndexError:
                 if len(data) < most:
                     break
@@ -185,53 +211,61 @@ class Pages:
         data = memoryview(self._file.read(size))
         codec = _CODECS[self._metadata.row_group(group).column(self._column).compression]
         if codec is not None:
+            # What is missing at the end is no error of pyarrow's with this codec.
+            if codec == "snappy" and read_varint(data, 0)[0] != full_size:
+                raise ValueError
             data = memoryview(pa.decompress(data, full_size, codec)).cast("B")
         if len(data) != full_size:
             raise ValueError
         return data
 
-    def _values(self, page: _Page) -> np.ndarray:
-        """uint8 [rows, width]."""
+    def _values(self, page: _Page) -> tuple[np.ndarray, np.ndarray | None]:
+        """uint8 [rows, width]; of a page that has a dictionary, that, and int64 [rows] into it."""
         if self._held is not None and self._held[0] == page.first_row:
-            return self._held[1]
-        if page.levels is None:
-            data = self._bytes(page.at, page.size, page.full_size, self._group)
-            if self._may_be_null:
-                length = 4 + int.from_bytes(data[:4], "little")
-                self._check_levels(data[4:length], page.rows)
-                data = data[length:]
-        else:
-            # Version 2: without nulls, whatever its levels are.
-            levels = page.levels
-            if page.is_compressed:
-                data = self._bytes(
-                    page.at + levels, page.size - levels, page.full_size - levels, self._group
-                )
-            else:
-                self._file.seek(page.at + levels)
-                data = memoryview(self._file.read(page.size - levels))
+            return self._held[1:]
+        levels, data = self._parts(page)
+        if self._may_be_null and not _hybrid(levels, 1, page.rows).all():
+            raise Unlike
+        indices = None
         if page.encoding == _PLAIN:
             values = self._plain(data, page.rows)
         elif page.encoding in (_PLAIN_DICTIONARY, _RLE_DICTIONARY) and self._dictionary is not None:
-            indices = _hybrid(data[1:], data[0], page.rows)
-            if len(indices) and indices.max() >= len(self._dictionary):
+            values, indices = self._dictionary, _hybrid(data[1:], data[0], page.rows)
+            if indices.max() >= len(values):
                 raise ValueError
-            values = self._dictionary[indices]
         else:
             raise Unlike
-        self._held = (page.first_row, values)
-        return values
+        self._held = (page.first_row, values, indices)
+        return values, indices
+
+    def _parts(self, page: _Page) -> tuple[memoryview, memoryview]:
+        """A page's definition levels, and its values."""
+        if page.levels is None:
+            data = self._bytes(page.at, page.size, page.full_size, self._group)
+            length = 4 + int.from_bytes(data[:4], "little") if self._may_be_null else 0
+            return data[4:length], data[length:]
+        at, size = page.at + page.levels, page.size - page.levels
+        if page.levels < 0 or size < 0:
+            raise ValueError
+        self._file.seek(page.at)
+        levels = memoryview(self._file.read(page.levels))
+        if page.is_compressed:
+            return levels, self._bytes(at, size, page.full_size - page.levels, self._group)
+        self._file.seek(at)
+        return levels, memoryview(self._file.read(size))
 
     def _plain(self, data: memoryview, rows: int) -> np.ndarray:
         if len(data) != rows * self._width:
             raise ValueError
         return np.frombuffer(data, np.uint8).reshape(rows, self._width)
 
-    @staticmethod
-    def _check_levels(data: memoryview, rows: int) -> None:
-        """Raise Unlike where a value is null."""
-        if not _hybrid(data, 1, rows).all():
-            raise Unlike
+
+def _number(fields: Any, field: int) -> int:
+    """What is none is damage."""
+    found = fields[field] if isinstance(fields, dict) else None
+    if type(found) is not int:
+        raise ValueError
+    return found
 
 
 def _hybrid(data: memoryview, width: int, count: int) -> np.ndarray:
@@ -242,12 +276,12 @@ def _hybrid(data: memoryview, width: int, count: int) -> np.ndarray:
     filled = at = 0
     size = (width + 7) // 8
     while filled < count:
-        run, at = _varint(data, at)
+        run, at = read_varint(data, at)
         if run & 1:
             # Groups of eight, the lowest bit first; the last may be filled up.
-            length = (run >> 1) * width
-            packed = np.frombuffer(data[at : at + length], np.uint8)
-            at += length
+            groups = min(run >> 1, (count - filled + 7) // 8)
+            packed = np.frombuffer(data[at : at + groups * width], np.uint8)
+            at += (run >> 1) * width
             bits = np.unpackbits(packed, bitorder="little")
             numbers = bits[: len(bits) // width * width].reshape(-1, width)
             values = numbers @ (1 << np.arange(width, dtype=np.int64))
@@ -263,52 +297,3 @@ def _hybrid(data: memoryview, width: int, count: int) -> np.ndarray:
         found[filled : filled + len(taken)] = taken
         filled += len(taken)
     return found
-
-
-def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """An unsigned number, and where what follows begins. Raises IndexError at the end of data."""
-    number = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, at
-        shift += 7
-        if shift > 63:
-            raise ValueError
-
-
-def _zigzag(data: bytes, at: int) -> tuple[int, int]:
-    number, at = _varint(data, at)
-    return (number >> 1) ^ -(number & 1), at
-
-
-def _struct(data: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    """Numbers, truths and structs of a struct by field; what else there is, is passed."""
-    found: dict[int, Any] = {}
-    field = 0
-    while start := data[at]:
-        at += 1
-        if start >> 4:
-            field += start >> 4
-        else:
-            field, at = _zigzag(data, at)
-        found[field], at = _value(data, at, start & 0x0F, depth)
-    return found, at + 1
-
-
-def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
-    if kind in (1, 2):
-        return kind == 1, at
-    if kind in (4, 5, 6):
-        return _zigzag(data, at)
-    if kind == 8:
-        length, at = _varint(data, at)
-        if at + length > len(data):
-            raise IndexError
-        return None, at + length
-    if kind == 12 and depth:
-        return _struct(data, at, depth - 1)
-    # No header has such a one.
-    raise KeyError(kind)
