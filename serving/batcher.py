@@ -168,6 +168,9 @@ class Batcher:
             if self._queued_bytes + raw.nbytes > self._limits.max_queue_bytes:
                 message = f"{self._queued_bytes} bytes are waiting"
                 raise Overloaded("bytes", message, self._expected_s(now))
+        if self._idle.is_set():
+            # What the loop has done since it last came back was not all reading.
+            self._back_s = now
         ticket = Ticket(raw, deliver, now)
         self._queue.append(ticket)
         self.queued_rows += len(raw)
@@ -261,6 +264,7 @@ class Batcher:
         self, pieces: _Pieces, answer: Answer | list[Answer | Exception], seconds: float
     ) -> None:
         self._hand_out(pieces, answer, seconds)
+        self._back_s = time.perf_counter()
         self._go_on()
 
     def _go_on(self) -> None:
