@@ -8,6 +8,7 @@ the same bytes. See `serving.scoring.folder` for what it writes.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -191,10 +192,11 @@ class _Job:
             progress(Progress(share, rows, now, rejected, time.perf_counter() - began))
 
         every = units_of(self.sources, self.manifest, self.options.limit)
-        first = [unit for _, unit in zip(range(2), every, strict=False)]
-        units = (
+        # Before the last ones are cut: a short job is one.
+        first = list(itertools.islice(every, 2))
+        units: Iterator[Unit] = (
             unit
-            for unit in end_together(_chained(first, every))
+            for unit in end_together(itertools.chain(first, every))
             if unit.key not in recorded and not (unit.rows is None and unit.source in ended)
         )
         work = Work(
@@ -211,10 +213,12 @@ class _Job:
             batch_size=self.options.batch_size,
             decoders=_decoders(self.predictor.device),
         )
+        left = list(itertools.islice(units, 2))
+        units = itertools.chain(left, units)
         count = self.options.workers or workers_on(self.predictor.device)
         if engine is not None:
             engine(work, units, count, done, recorded)
-        elif count == 1 or len(first) < 2:
+        elif count == 1 or len(first) < 2 or len(left) < 2:
             # Not worth the start of other processes.
             Scorer(work, self.predictor).run(units, done, recorded)
         else:
@@ -228,11 +232,6 @@ class _Job:
         }
         self.folder.finish(summary)
         return summary
-
-
-def _chained(first: list[Unit], rest: Iterator[Unit]) -> Iterator[Unit]:
-    yield from first
-    yield from rest
 
 
 def _decoders(device: Device) -> int:
