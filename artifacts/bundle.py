@@ -21,7 +21,7 @@ import pydantic
 
 from artifacts.errors import BundleError
 from artifacts.evidence import MAX_EVIDENCE_BYTES, Evidence, decode_evidence
-from artifacts.files import sync_directory
+from artifacts.files import sync
 from artifacts.gate_report import GateReport, decode_gate_report
 from artifacts.golden import Golden as Golden
 from artifacts.golden import decode_golden
@@ -156,17 +156,17 @@ def _release(
     target = shelf / content_sha256[:VERSION_LENGTH]
     try:
         shelf.mkdir(parents=True, exist_ok=True)
-        sync_directory(store)
+        sync(store)
         with _temporary_directory(shelf) as temporary:
             for file, data in files.items():
                 _write_synced(temporary / file, data)
             _write_synced(temporary / MANIFEST, manifest)
             if read_manifest(temporary).content_sha256 != content_sha256:
                 raise BundleError(f"{target}: its manifest was changed while it was copied")
-            sync_directory(temporary)
+            sync(temporary)
             with contextlib.suppress(FileExistsError):
                 _rename_new(temporary, target)
-            sync_directory(shelf)
+            sync(shelf)
     except OSError as error:
         raise BundleError(f"{target}: the bundle could not be written: {error}") from error
     try:

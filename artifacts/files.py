@@ -23,14 +23,14 @@ def write_file(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-        sync_directory(path.parent)
+        sync(path.parent)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory as lasting as the files are."""
+def sync(path: Path) -> None:
+    """Onto the disk: what a file holds, or the names in a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -59,7 +59,7 @@ def test_a_job_that_was_ended_goes_on_and_ends_with_the_same_bytes(
         out = tmp_path / f"out{writes}"
         left = writes
 
-        def sync(path: Path, sync: Any = folder._sync) -> None:
+        def sync(path: Path, sync: Any = folder.sync) -> None:
             nonlocal left
             left -= 1
             if left < 0:
@@ -67,7 +67,7 @@ def test_a_job_that_was_ended_goes_on_and_ends_with_the_same_bytes(
             sync(path)
 
         with monkeypatch.context() as broken:
-            broken.setattr(folder, "_sync", sync)
+            broken.setattr(folder, "sync", sync)
             with pytest.raises((DataError, KeyboardInterrupt)) as raised:
                 score_file(cancer, tmp_path / "rows.npz", out, workers=1)
         if isinstance(error, OSError):

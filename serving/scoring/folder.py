@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.errors import DataError
+from artifacts.files import sync
 
 JOB, SUMMARY, _RECORDS, _LOCK = "job.json", "summary.json", ".records", ".lock"
 
@@ -112,7 +113,7 @@ class OutFolder:
         with self._writing():
             try:
                 yield temporary
-                _sync(temporary)
+                sync(temporary)
                 temporary.replace(self.path / name)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -164,11 +165,11 @@ class OutFolder:
         temporary = file.with_name(f".{file.name}.new{os.getpid()}")
         try:
             temporary.write_bytes(data)
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(file)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync(file.parent)
+        sync(file.parent)
 
 
 def _other_inputs(before: Any, now: Any) -> str:
@@ -186,11 +187,3 @@ def _other_inputs(before: Any, now: Any) -> str:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
