@@ -81,10 +81,7 @@ def main() -> None:
     parser.add_argument("--memory-rows", type=int, default=1_000_000, help="and ten times as many")
     parser.add_argument("--cuda-pictures", type=int, default=30_000)
     able = [part for part in PARTS if part != "cuda" or cuda_device_count()]
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=able)
-    arguments = asked(parser)
-    wanted = arguments.pop("parts")
-    setting = Setting(**arguments)
+    wanted, setting = asked(parser, PARTS, Setting, able)
     parts = {name: functools.partial(_emptied, part, setting) for name, part in PARTS.items()}
     measure_parts("## Offline scoring (scoring.py)", RECORD, parts, wanted, where)
 

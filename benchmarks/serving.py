@@ -63,10 +63,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each figure")
     parser.add_argument("--overload-s", type=float, default=60.0, help="of each load")
     parser.add_argument("--requests", type=int, default=500_000, help="over which memory is seen")
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
-    arguments = asked(parser)
-    wanted = arguments.pop("parts")
-    setting = Setting(**arguments)
+    wanted, setting = asked(parser, PARTS, Setting)
     parts = {name: functools.partial(part, setting) for name, part in PARTS.items()}
     measure_parts("## Serving (serving.py)", RECORD, parts, wanted, lambda _: where(setting))
 

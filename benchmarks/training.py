@@ -11,7 +11,7 @@ the parts that were asked for.
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from benchmarks.loop_costs import checkpoints, memory, streaming
-from benchmarks.results import machine, write
+from benchmarks.results import asked, machine, measure_parts_on
 from benchmarks.settings import PLAIN, REPEATS, Setting, in_turns, our_epoch, setting, spread
 from benchmarks.textbook import textbook_epochs
 from training.evaluation import evaluate
@@ -37,24 +37,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
-    arguments = parser.parse_args()
+    wanted, options = asked(parser, PARTS, argparse.Namespace)
     torch.set_num_threads(1)
-    device = torch.device(arguments.device)
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    ours = record.setdefault(arguments.device, {})
-    for part in arguments.parts:
-        name = machine()
-        if device.type == "cuda":
-            name = name.replace("CPU only", torch.cuda.get_device_name())
-        ours[part] = {"machine": name, "lines": PARTS[part](arguments.data.resolve(), device)}
-        RECORD.write_text(json.dumps(record, indent=2) + "\n")
-    for kind, parts in record.items():
-        lines = []
-        for part in PARTS:
-            if part in parts:
-                lines += [*parts[part]["lines"], "", f"({part}: {parts[part]['machine']})", ""]
-        write(f"## Training on {kind.upper()} (training.py)", lines)
+    device = torch.device(options.device)
+    parts = {name: functools.partial(part, options.data, device) for name, part in PARTS.items()}
+    title = "## Training on {} (training.py)"
+    measure_parts_on(options.device, title, RECORD, parts, wanted, machine)
 
 
 def overhead(data: Path, device: torch.device) -> list[str]:

@@ -11,8 +11,8 @@ RESULTS.md for the device, or the lines of the parts that were asked for. --seco
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
-import json
 import os
 import shlex
 import statistics
@@ -28,7 +28,7 @@ import torch
 
 from artifacts.devices import cuda_device_count
 from artifacts.references import open_reference
-from benchmarks.results import machine, write
+from benchmarks.results import asked, machine, measure_parts_on
 from benchmarks.settings import PLAIN
 from benchmarks.studies import Found, ends, figure, found_in, middle, rate, rows, study, tell, times
 from benchmarks.textbook_study import textbook_study
@@ -79,26 +79,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="of each search")
     parser.add_argument("--repeats", type=int, help="turns, or seeds of the comparison")
     parser.add_argument("--trials", type=int, help="of each search for the workers")
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    budget = Budget(seconds=arguments.seconds, repeats=arguments.repeats, trials=arguments.trials)
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    ours = record.setdefault(arguments.device, {})
-    for part in arguments.parts:
-        name = f"{machine()[:-1]}, optuna {importlib.metadata.version('optuna')}."
-        if device.type == "cuda":
-            name = name.replace("CPU only", torch.cuda.get_device_name())
-        lines = PARTS[part](arguments.data.resolve() / "fashion-mnist", device, budget)
-        ours[part] = {"machine": name, "lines": lines}
-        RECORD.write_text(json.dumps(record, indent=2) + "\n")
-    for kind, parts in record.items():
-        lines = []
-        for part in PARTS:
-            if part in parts:
-                lines += [*parts[part]["lines"], "", f"({part}: {parts[part]['machine']})", ""]
-        if lines:
-            write(f"## Tuning on {kind.upper()} (tuning.py)", lines)
+    wanted, options = asked(parser, PARTS, argparse.Namespace)
+    data, device = options.data / "fashion-mnist", torch.device(options.device)
+    budget = Budget(seconds=options.seconds, repeats=options.repeats, trials=options.trials)
+    parts = {name: functools.partial(part, data, device, budget) for name, part in PARTS.items()}
+    title = "## Tuning on {} (tuning.py)"
+    measure_parts_on(options.device, title, RECORD, parts, wanted, where)
+
+
+def where(device: str) -> str:
+    """Machine and versions."""
+    return f"{machine(device)[:-1]}, optuna {importlib.metadata.version('optuna')}."
 
 
 def textbook(data: Path, device: torch.device, budget: Budget) -> list[str]:
