@@ -21,6 +21,7 @@ from training.report.figures import (
     label,
     number_cell,
     points,
+    released,
     row,
     section,
     signed,
@@ -47,8 +48,8 @@ def render_comparison(bundles: Sequence[Bundle]) -> bytes:
     keys = [
         element(
             "li", element("code", manifest.reference),
-            f": {describe_network(manifest.network)}, {manifest.parameters:,} parameters, released "
-            f"{manifest.created[:10]}",
+            f": {describe_network(manifest.network)}, {manifest.parameters:,} parameters, ",
+            "released ", released(manifest),
         )
         for manifest in manifests
     ]  # fmt: skip

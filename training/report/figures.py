@@ -54,6 +54,11 @@ def rows_noun(manifest: Manifest, count: int = 2) -> str:
     return noun if count == 1 else f"{noun}s"
 
 
+def released(manifest: Manifest) -> Markup:
+    """The day."""
+    return element("time", manifest.created[:10])
+
+
 def counted(count: int, noun: str) -> str:
     """1 row, 1,234 rows."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -23,6 +23,7 @@ from training.report.figures import (
     label,
     more,
     percent,
+    released,
     rows_noun,
     section,
     short_label,
@@ -53,7 +54,7 @@ def header(manifest: Manifest) -> Markup:
         element(
             "p",
             f"Made of {total:,} labelled {rows_noun(manifest)} of ", label(manifest.data.source),
-            ". ", element("code", manifest.reference), f", released {manifest.created[:10]}.",
+            ". ", element("code", manifest.reference), ", released ", released(manifest), ".",
             class_="ids",
         ),
     )  # fmt: skip
