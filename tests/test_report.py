@@ -175,6 +175,8 @@ def test_a_comparison_says_what_is_the_same_and_what_differs(
     assert points(0.999 - test.accuracy.value) in seen.text
     other = Page(render_comparison([digits.bundle, cancer.bundle])).text
     assert "Not the same data" in other and "Not the same labels" in other
+    # Two labels have an area that ten do not have.
+    assert "PR-AUC" in other and "PR-AUC" not in seen.text
     with pytest.raises(BundleError, match="expected 2 to 12 bundles"):
         render_comparison([digits.bundle] * 13)
 
@@ -196,7 +198,16 @@ def test_columns_that_were_looked_at_less_closely_stand_apart(cancer: Predictor)
     text = Page(page).text
     closely, _, others = text.partition("The other 2 columns")
     assert "shuffled among 100 test rows, 5 times" in closely
-    assert others.startswith("Looked at with 50 rows, once.")
+    assert others.startswith("The last 2 are looked at with 50 rows, once.")
+    # What matters little is folded away with them, and was looked at as closely as what matters.
+    little = Spread(mean=0.0, low=0.0, high=0.0)
+    faint = [
+        entry.model_copy(update={"log_loss": little}) if place >= 6 else entry
+        for place, entry in enumerate(evidence.importance or ())
+    ]
+    few = Evidence(importance=tuple(faint))
+    page = render_report(cancer.manifest, bundle.parity(), bundle.golden(), few)
+    assert "The other 16 columnsThe last 2 are looked at with 50 rows, once." in Page(page).text
     # Few columns, all looked at alike, are all in view.
     alike = Evidence(importance=(evidence.importance[0],) * 22)
     page = render_report(cancer.manifest, bundle.parity(), bundle.golden(), alike)

@@ -8,7 +8,7 @@ from artifacts.manifest import CalibrationFigures, Estimate, Manifest, Reliabili
 from artifacts.predictor import Predictor
 from tests.report_pages import Page, renamed, rendered
 from training.report.charts import learning_curves, reliability_diagram
-from training.report.figures import between, decimal, percent
+from training.report.figures import between, code, decimal, exponent, label, percent
 
 
 def bins(*known: tuple[int, float, float]) -> tuple[ReliabilityBin, ...]:
@@ -67,6 +67,9 @@ def test_a_diagram_is_drawn_of_more_points_than_one(digits: Predictor) -> None:
         assert drawn not in text and "too few for a diagram" in text
     assert "340 of 343 test pictures have nearly the same probability" in text
     assert "0.998 on average, and 99.0% of them are right" in text
+    alone = bins((340, 0.998, 0.99))
+    text = Page(rendered(digits, calibrated(digits.manifest, many, alone))).text
+    assert "All 340 test pictures have nearly" in text and "The others" not in text
     none = bins((3, 0.4, 1.0))
     text = Page(rendered(digits, calibrated(digits.manifest, none, none))).text
     assert "too few test pictures to draw a diagram" in text
@@ -136,3 +139,19 @@ def test_one_pair_of_labels_is_not_called_pairs(digits: Predictor) -> None:
         counted = test.model_copy(update={"confusion": tuple(map(tuple, confusion.tolist()))})
         changed = manifest.model_copy(update={"metrics": {**manifest.metrics, "test": counted}})
         assert words in Page(rendered(digits, changed)).text
+
+
+def test_a_long_name_goes_on_below_after_its_underscores() -> None:
+    page = Page(str(label("english_springer_<b>")).encode())
+    assert (page.text, page.tags) == ("english_springer_<b>", ["bdi", "wbr", "wbr"])
+
+
+def test_a_name_that_is_written_from_right_to_left_does_not_turn_the_code_around_it() -> None:
+    text = """row = {'عدد': 0.315, "b": '<b>', "it's": "أ"}"""
+    page = Page(str(code(text)).encode())
+    assert page.text == text and page.tags == ["pre", "bdi", "bdi"]
+    assert "'عدد'" in page.words and '"أ"' in page.words
+
+
+def test_a_line_does_not_end_within_a_number() -> None:
+    assert [exponent(value) for value in (0, 3.8e-06, 1.5e9)] == ["0", "3.8e\u221206", "1.5e+09"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 from markupsafe import Markup
 
@@ -15,6 +13,7 @@ from artifacts.errors import BundleError
 from artifacts.estimates import difference_interval
 from artifacts.manifest import Estimate, Manifest
 from training.report.figures import (
+    Heading,
     Section,
     estimate_cell,
     exponent,
@@ -22,18 +21,22 @@ from training.report.figures import (
     label,
     number_cell,
     points,
+    released,
     row,
     section,
     signed,
     size_text,
     table,
 )
-from training.report.made import FORMATS
+from training.report.made import FORMATS, as_json
 from training.report.markup import document, element, join
 from training.report.page import style
+from training.report.quality import areas_of
 
 FEWEST, MOST = 2, 12
 _ABSENT = "–"
+# Bundles whose columns fit a page of paper at the size of its other tables.
+_MOST_ON_PAPER = 6
 
 
 def render_comparison(bundles: Sequence[Bundle]) -> bytes:
@@ -45,8 +48,8 @@ def render_comparison(bundles: Sequence[Bundle]) -> bytes:
     keys = [
         element(
             "li", element("code", manifest.reference),
-            f": {describe_network(manifest.network)}, {manifest.parameters:,} parameters, released "
-            f"{manifest.created[:10]}",
+            f": {describe_network(manifest.network)}, {manifest.parameters:,} parameters, ",
+            "released ", released(manifest),
         )
         for manifest in manifests
     ]  # fmt: skip
@@ -97,9 +100,16 @@ def _names(manifests: Sequence[Manifest]) -> list[Markup]:
     ]  # fmt: skip
 
 
+def _numbered(manifests: Sequence[Manifest]) -> list[str]:
+    """What each bundle is called over a column, where there is little room."""
+    return [f"bundle {number}" for number in range(1, len(manifests) + 1)]
+
+
 def _figures(manifests: Sequence[Manifest]) -> Section | None:
-    head = ["bundle", "test rows", "accuracy", ("0 to 100%", "wide"), "log loss", "AUC", "PR-AUC"]
-    rows = []
+    tests = [test for manifest in manifests if (test := manifest.metrics.get("test"))]
+    areas, rows = areas_of(tests), []
+    head: list[Heading] = ["bundle", "test rows", "accuracy", ("0 to 100%", "wide"), "log loss"]
+    head += areas.values()
     for name, manifest in zip(_names(manifests), manifests, strict=True):
         test = manifest.metrics.get("test")
         if test is not None:
@@ -107,12 +117,14 @@ def _figures(manifests: Sequence[Manifest]) -> Section | None:
                 row(
                     name, number_cell(f"{test.rows:,}"), estimate_cell(test.accuracy, shares=True),
                     element("td", interval_bar(test.accuracy), class_="wide"),
-                    estimate_cell(test.log_loss), estimate_cell(test.auc),
-                    estimate_cell(test.average_precision),
+                    estimate_cell(test.log_loss),
+                    [estimate_cell(getattr(test, area)) for area in areas],
                 )
             )  # fmt: skip
     caption = "Each one's test part, with 95% intervals."
-    return section("figures", "How good they are", table(head, rows, caption)) if rows else None
+    if not rows:
+        return None
+    return section("figures", "How good they are", table(head, rows, caption, "estimates"))
 
 
 def _differences(manifests: Sequence[Manifest]) -> Section | None:
@@ -140,7 +152,7 @@ def _differences(manifests: Sequence[Manifest]) -> Section | None:
         "On the same test rows they are too wide rather than too narrow."
     )
     head = ["bundle", "accuracy, points", "log loss", "AUC"]
-    return section("differences", "How far they differ", table(head, rows, caption))
+    return section("differences", "How far they differ", table(head, rows, caption, "estimates"))
 
 
 def _difference(one: Estimate | None, other: Estimate | None, *, shares: bool = False) -> Markup:
@@ -177,17 +189,11 @@ def _labels(manifests: Sequence[Manifest]) -> Section | None:
         row(label(name), [estimate_cell(figure, short=True) for figure in values(name)])
         for name in shown
     ]
-    head: list[Any] = ["label", *_numbers(manifests)]
+    head = ["label", *_numbered(manifests)]
     caption = "F1 of each label on the test part, where they differ most first"
     caption += f"; 20 of {len(known)}." if len(known) > len(shown) else "."
-    return section("labels", "Each label", table(head, rows, caption))
-
-
-def _numbers(manifests: Sequence[Manifest]) -> list[Markup]:
-    return [
-        join(element("span", f"bundle {number}"), element("br"), manifest.version)
-        for number, manifest in enumerate(manifests, start=1)
-    ]
+    class_ = "dense" if len(found) > _MOST_ON_PAPER else None
+    return section("labels", "Each label", table(head, rows, caption, class_))
 
 
 def _formats(manifests: Sequence[Manifest]) -> Section:
@@ -216,30 +222,20 @@ def _formats(manifests: Sequence[Manifest]) -> Section:
 
 
 def _recipes(manifests: Sequence[Manifest]) -> Section:
-    flat = [_flat(manifest.recipe) for manifest in manifests]
-    keys = list(dict.fromkeys(key for recipe in flat for key in recipe))
-    differing = [key for key in keys if not _same([recipe.get(key, _ABSENT) for recipe in flat])]
+    recipes = [as_json(manifest.recipe) for manifest in manifests]
+    keys = list(dict.fromkeys(key for recipe in recipes for key in recipe))
+    differing = [key for key in keys if not _same([recipe.get(key, _ABSENT) for recipe in recipes])]
     rows = [
         row(element("code", key), [
             element("td", element("code", recipe.get(key, _ABSENT)), class_="name")
-            for recipe in flat
+            for recipe in recipes
         ])
         for key in differing
     ]  # fmt: skip
     title = "What differs in their recipes"
     if not rows:
         return section("recipes", title, element("p", "Nothing."))
-    head: list[Any] = ["key", *[(f"bundle {n}", "text") for n in range(1, len(flat) + 1)]]
+    head: list[Heading] = ["key", *[(name, "text") for name in _numbered(manifests)]]
     same = len(keys) - len(differing)
-    return section("recipes", title, table(head, rows, f"{same} other keys are the same."))
-
-
-def _flat(recipe: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Keys in sections after a dot, to their values as JSON."""
-    found: dict[str, str] = {}
-    for key, value in recipe.items():
-        if isinstance(value, dict) and value:
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
-    return found
+    class_ = "dense" if len(recipes) > _MOST_ON_PAPER else None
+    return section("recipes", title, table(head, rows, f"{same} other keys are the same.", class_))

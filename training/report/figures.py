@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -11,18 +12,30 @@ from markupsafe import Markup
 
 from artifacts.inputs import ImageInput
 from artifacts.manifest import Estimate, Manifest
-from training.report.markup import Child, element
+from training.report.markup import Child, element, join
 
 # What stands over a column, with its class where it is not "number".
 Heading: TypeAlias = str | Markup | tuple[str, str]
-_ON_ONE_PAGE, _SHORT = 18, 40
+_ON_ONE_PAGE, _SHORT, _FEW_LEFT = 18, 40, 5
 # Shares nearer to none or all are not told apart from it.
 _LEAST_SHARE = 1e-5
+_QUOTED = re.compile(r"""('[^'\n]*'|"[^"\n]*")""")
 
 
 def label(name: str) -> Markup:
-    """A name from the data: text of either direction, which does not turn what stands around it."""
-    return element("bdi", name)
+    """A name from the data: text of either direction, which does not turn what stands around it.
+
+    Where there is no room for it, it goes on below after one of its underscores.
+    """
+    first, *others = name.split("_")
+    return element("bdi", first, [["_", element("wbr"), other] for other in others])
+
+
+def code(text: str) -> Markup:
+    """A block of code, in which a text of either direction stays within its quotation marks."""
+    parts = _QUOTED.split(text)
+    shown = [part if part.isascii() else element("bdi", part) for part in parts]
+    return element("pre", shown, tabindex="0")
 
 
 def short_label(name: str) -> Markup:
@@ -39,6 +52,11 @@ def rows_noun(manifest: Manifest, count: int = 2) -> str:
     """What a row is called."""
     noun = "picture" if isinstance(manifest.input, ImageInput) else "row"
     return noun if count == 1 else f"{noun}s"
+
+
+def released(manifest: Manifest) -> Markup:
+    """The day."""
+    return element("time", manifest.created[:10])
 
 
 def counted(count: int, noun: str) -> str:
@@ -82,8 +100,8 @@ def _places(value: float) -> int:
 
 
 def exponent(value: float) -> str:
-    """A very small number: 3.8e-06, or 0."""
-    return "0" if value == 0 else f"{value:.1e}"
+    """A very small number: 3.8e-06, with a printer's minus sign, which ends no line; or 0."""
+    return signed(f"{value:.1e}") if value else "0"
 
 
 def size_text(size: int) -> str:
@@ -171,6 +189,32 @@ def table(
     fits = "scroll whole" if len(rows) <= _ON_ONE_PAGE else "scroll"
     box = element("div", whole, class_=fits, tabindex="0", role="region", aria_label=caption)
     return element("div", element("p", caption, class_="caption"), box)
+
+
+def first_shown(count: int, most: int) -> int:
+    """How many of `count` rows are shown: `most`, or all where only a few would be left."""
+    return most if count > most + _FEW_LEFT else count
+
+
+def folded_table(
+    head: Sequence[Heading],
+    rows: Sequence[Child],
+    caption: str,
+    *,
+    shown: int,
+    noun: str,
+    rest: str,
+    note: Child = None,
+) -> Markup:
+    """A table of the first `shown` rows, and one of the others folded away below it.
+
+    noun: what the rows are. rest: the caption of the other table; note: what stands above that.
+    """
+    others = rows[shown:]
+    folded = (
+        more(f"The other {len(others)} {noun}", note, table(head, others, rest)) if others else None
+    )
+    return join(table(head, rows[:shown], caption), folded)
 
 
 def row(name: Child, *cells: Child, class_: str | None = None) -> Markup:

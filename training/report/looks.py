@@ -14,6 +14,8 @@ from training.report.figures import (
     Heading,
     Section,
     decimal,
+    first_shown,
+    folded_table,
     label,
     more,
     percent,
@@ -22,7 +24,6 @@ from training.report.figures import (
     rows_noun,
     section,
     signed,
-    table,
 )
 from training.report.markup import Child, element, join
 
@@ -134,12 +135,10 @@ def importance(evidence: Evidence | None) -> Section | None:
     if evidence is None or not evidence.importance:
         return None
     entries = evidence.importance
-    first = entries[0]
+    first, last = entries[0], entries[-1]
     largest = max(0.0, *(entry.log_loss.high for entry in entries)) or 1.0
     felt = sum(entry.log_loss.mean > _LEAST_FELT * largest for entry in entries)
-    shown = min(max(felt, _FEWEST_COLUMNS), _MOST_COLUMNS)
-    if shown + _FEWEST_COLUMNS >= len(entries):
-        shown = len(entries)
+    shown = first_shown(len(entries), min(max(felt, _FEWEST_COLUMNS), _MOST_COLUMNS))
     # Of many columns and a large model most are looked at less closely: they stand below.
     closely = [(entry.rows, entry.shuffles) == (first.rows, first.shuffles) for entry in entries]
     shown = min(shown, closely.count(True))
@@ -149,36 +148,37 @@ def importance(evidence: Evidence | None) -> Section | None:
         "that column. Columns that say the same stand in for each other, and then each seems to "
         "matter less than both."
     )
-    rest: Child = None
-    if shown < len(entries):
-        others = entries[shown:]
-        note = None
-        if others[0].rows != first.rows or others[0].shuffles != first.shuffles:
-            times = "once" if others[0].shuffles == 1 else f"{others[0].shuffles} times"
-            note = element("p", f"Looked at with {others[0].rows:,} rows, {times}.", class_="note")
-        rest = more(
-            f"The other {len(others)} columns",
-            note,
-            _importances(others, largest, "The other columns."),
-        )
-    caption = "Mean, smallest and largest over the shuffles; what matters most first."
+    note, less = None, closely.count(False)
+    if less:
+        times = "once" if last.shuffles == 1 else f"{last.shuffles} times"
+        which = f"The last {less:,} are looked at with {last.rows:,} rows, {times}."
+        note = element("p", which, class_="note")
+    head: list[Heading] = [
+        "column",
+        (f"0 to {decimal(largest)} nats", "wide"),
+        "rise of log loss",
+        "accuracy lost, points",
+    ]
     return section(
         "importance",
         "What its answers depend on",
         element("p", words),
-        _importances(entries[:shown], largest, caption),
-        rest,
-    )
+        folded_table(
+            head, _importances(entries, largest),
+            "Mean, smallest and largest over the shuffles; what matters most first.",
+            shown=shown, noun="columns", rest="The other columns.", note=note,
+        ),
+    )  # fmt: skip
 
 
-def _importances(entries: Sequence[ColumnImportance], largest: float, caption: str) -> Markup:
+def _importances(entries: Sequence[ColumnImportance], largest: float) -> list[Markup]:
     # All to the same place, so that they can be compared down the column.
-    digits = max(2, 2 - math.floor(math.log10(largest))) if largest > 0 else 2
+    digits = max(2, 2 - math.floor(math.log10(largest)))
 
     def loss(value: float) -> str:
         return signed(f"{value:.{digits}f}")
 
-    rows = [
+    return [
         row(
             label(entry.column),
             element("td", _bar(entry.log_loss, largest), class_="wide"),
@@ -187,9 +187,6 @@ def _importances(entries: Sequence[ColumnImportance], largest: float, caption: s
         )
         for entry in entries
     ]
-    scale = (f"0 to {decimal(max(0.0, largest))} nats", "wide")
-    head: list[Heading] = ["column", scale, "rise of log loss", "accuracy lost, points"]
-    return table(head, rows, caption)
 
 
 def _spread_cell(spread: Spread, said: Callable[[float], str]) -> Markup:

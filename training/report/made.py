@@ -16,8 +16,11 @@ from training.report.charts import difference_histogram
 from training.report.figures import (
     Heading,
     Section,
+    code,
     counted,
     exponent,
+    first_shown,
+    folded_table,
     label,
     more,
     number_cell,
@@ -26,10 +29,12 @@ from training.report.figures import (
     rows_noun,
     section,
     share_bar,
+    signed,
     size_text,
     table,
 )
 from training.report.markup import Child, element, join
+from training.run_record import flat
 
 FORMATS = {
     "model.onnx": "ONNX",
@@ -75,10 +80,10 @@ def formats(manifest: Manifest, parity: GateReport) -> Section:
     histogram = parity.histogram
     if histogram is not None:
         for name, counts in histogram.counts.items():
-            total = max(1, sum(counts))
+            total, least = max(1, sum(counts)), signed(f"{histogram.edges[0]:.0e}")
             words = (
                 f"{FORMATS.get(name, name)}: {percent(counts[0] / total)} of {total:,} answers "
-                f"differ by less than {histogram.edges[0]:.0e} from the trained model's; the "
+                f"differ by less than {least} from the trained model's; the "
                 "others by their largest difference."
             )
             charts.append(difference_histogram(histogram, name, words))
@@ -143,27 +148,18 @@ def data(manifest: Manifest) -> Section:
         )
         for name, count in counts
     ]
-    head: list[Heading] = [
-        "label",
-        noun,
-        "share",
-        ("beside the largest", "wide"),
-    ]
-    shown = _MOST_LABELS if len(lines) > _MOST_LABELS + 5 else len(lines)
-    rest = None
-    if shown < len(lines):
-        rest = more(
-            f"The other {len(lines) - shown} labels",
-            table(head, lines[shown:], "The other labels, by their number."),
-        )
+    head: list[Heading] = ["label", noun, "share", ("beside the largest", "wide")]
     return section(
         "data",
         "The data",
         element("p", label(found.source), f": {rows} {noun}. Fingerprint ",
                 element("code", found.fingerprint[:16]), "."),
         element("ul", notes, class_="said") if notes else None,
-        table(head, lines[:shown], f"Labels of all {noun}, the most frequent first."),
-        rest,
+        folded_table(
+            head, lines, f"Labels of all {noun}, the most frequent first.",
+            shown=first_shown(len(lines), _MOST_LABELS), noun="labels",
+            rest="The other labels, by their number.",
+        ),
         _columns(manifest),
     )  # fmt: skip
 
@@ -200,12 +196,11 @@ def _columns(manifest: Manifest) -> Markup | None:
 
 def made(manifest: Manifest) -> Section:
     """The section about the recipe, the study and the versions."""
-    recipe = manifest.recipe
-    blocks = [
-        join(f"[{name}]\n", [f"{line}\n" for line in recipe_lines(content)], "\n")
-        for name, content in recipe.items()
-        if isinstance(content, dict)
-    ]
+    recipe: list[str] = []
+    for name, content in manifest.recipe.items():
+        if isinstance(content, dict):
+            lines = [f"{key} = {value}" for key, value in as_json(content).items()]
+            recipe += [f"[{name}]", *lines, ""]
     files = [
         row(element("code", name), number_cell(size_text(info.size)),
             element("td", element("code", info.sha256[:16])))
@@ -226,7 +221,7 @@ def made(manifest: Manifest) -> Section:
             f"parameters, on {describe_input(manifest.input).split(':')[0]}; seed {manifest.seed}.",
         ),
         _study(manifest),
-        more("The recipe, as it was carried out", element("pre", blocks, tabindex="0")),
+        more("The recipe, as it was carried out", code("\n".join(recipe))),
         more("Versions of what it was made with", element("dl", packages, class_="cells")),
         more(
             "Files of the bundle",
@@ -236,15 +231,9 @@ def made(manifest: Manifest) -> Section:
     )  # fmt: skip
 
 
-def recipe_lines(content: dict[str, Any], prefix: str = "") -> list[str]:
-    """A section of a recipe as `key = value` lines, keys in sections within it after a dot."""
-    lines = []
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            lines += recipe_lines(value, f"{prefix}{key}.")
-        else:
-            lines.append(f"{prefix}{key} = {json.dumps(value, ensure_ascii=False)}")
-    return lines
+def as_json(recipe: dict[str, Any]) -> dict[str, str]:
+    """The keys of a recipe, or of a section of one, as `flat` has them, and their values."""
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in flat(recipe).items()}
 
 
 def _study(manifest: Manifest) -> Markup | None:

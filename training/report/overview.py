@@ -16,12 +16,14 @@ from training.report.confusion import mixups
 from training.report.figures import (
     Section,
     between,
+    code,
     counted,
     exponent,
     interval_bar,
     label,
     more,
     percent,
+    released,
     rows_noun,
     section,
     short_label,
@@ -52,7 +54,7 @@ def header(manifest: Manifest) -> Markup:
         element(
             "p",
             f"Made of {total:,} labelled {rows_noun(manifest)} of ", label(manifest.data.source),
-            ". ", element("code", manifest.reference), f", released {manifest.created[:10]}.",
+            ". ", element("code", manifest.reference), ", released ", released(manifest), ".",
             class_="ids",
         ),
     )  # fmt: skip
@@ -183,7 +185,7 @@ def _call(manifest: Manifest) -> Markup:
     ask = _PICTURE_FROM_FILE if isinstance(manifest.input, ImageInput) else _ROW_FROM_FILE
     lines = f"parityline serve {manifest.reference}\n{ask}"
     return element(
-        "div", element("h3", "Call it"), _code(lines),
+        "div", element("h3", "Call it"), code(lines),
         element("p", element("a", "With a request to copy, and from Python", href="#call")),
         class_="card call",
     )  # fmt: skip
@@ -211,15 +213,15 @@ def calling(manifest: Manifest, golden: Golden) -> Section:
     elif long:
         line = _ROW_FROM_FILE
         body = json.dumps({"instances": [instance]}, ensure_ascii=False, indent=1)
-        folded = more("ROW.json", element("pre", body, tabindex="0"))
+        folded = more("ROW.json", code(body))
     return section(
         "call",
         "How to call it",
         element("p", "Serve it:"),
-        _code(f"parityline serve {manifest.reference}"),
+        code(f"parityline serve {manifest.reference}"),
         element("p", "A picture over HTTP:" if "@PICTURE" in line
             else f"{kind} {rows_noun(manifest, 1)} over HTTP:"),
-        _code(line),
+        code(line),
         None
         if "@PICTURE" in line
         else element(
@@ -228,7 +230,7 @@ def calling(manifest: Manifest, golden: Golden) -> Section:
         ),
         folded,
         element("p", "The same from Python, without the service:"),
-        _code(_python(manifest, whole, long)),
+        code(_python(manifest, whole, long)),
     )  # fmt: skip
 
 
@@ -251,7 +253,3 @@ def _python(manifest: Manifest, instance: str, long: bool) -> str:
         "print(answer.label[0], answer.probabilities[0, answer.index[0]])",
     ]
     return "\n".join(lines)
-
-
-def _code(text: str) -> Markup:
-    return element("pre", text, tabindex="0")

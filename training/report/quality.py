@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from markupsafe import Markup
 
@@ -12,9 +12,10 @@ from training.report.figures import (
     Heading,
     Section,
     estimate_cell,
+    first_shown,
+    folded_table,
     interval_bar,
     label,
-    more,
     number_cell,
     percent,
     points,
@@ -32,12 +33,9 @@ _MOST_LABELS = 15
 def quality(manifest: Manifest) -> Section:
     """The section about accuracy, log loss and areas, part by part."""
     parts = manifest.metrics
-    areas = [name for name in ("auc", "average_precision") if any(
-        getattr(part, name) is not None for part in parts.values()
-    )]  # fmt: skip
-    names = {"auc": "AUC", "average_precision": "PR-AUC"}
+    areas = areas_of(parts.values())
     head: list[Heading] = ["part", "rows", "accuracy", ("0 to 100%", "wide")]
-    head += ["log loss", *(names[name] for name in areas)]
+    head += ["log loss", *areas.values()]
     lines = []
     if manifest.baseline is not None:
         lines.append(_part_row("without a model", manifest.baseline, areas, "quiet"))
@@ -50,11 +48,21 @@ def quality(manifest: Manifest) -> Section:
         "quality",
         "How good it is",
         element("ul", [element("li", line) for line in quality_lines(manifest)], class_="said"),
-        table(head, lines, caption),
+        table(head, lines, caption, "estimates"),
     )
 
 
-def _part_row(name: str, part: Metrics, areas: Sequence[str], class_: str | None) -> Markup:
+def areas_of(parts: Iterable[Metrics]) -> dict[str, str]:
+    """Which areas under curves there are, by their names in a manifest: what each is called."""
+    known = list(parts)
+    return {
+        name: title
+        for name, title in (("auc", "AUC"), ("average_precision", "PR-AUC"))
+        if any(getattr(part, name) is not None for part in known)
+    }
+
+
+def _part_row(name: str, part: Metrics, areas: Iterable[str], class_: str | None) -> Markup:
     return row(
         name,
         number_cell(f"{part.rows:,}"),
@@ -136,14 +144,7 @@ def labels_section(manifest: Manifest) -> Section | None:
     absent = [label(name) for name, figures in test.per_label.items() if not figures.support]
     head: list[Heading] = ["label", f"test {noun}", "precision", "recall", "F1"]
     head.append((f"F1, {first:g} to 1", "wide"))
-    shown = _MOST_LABELS if len(rows) > _MOST_LABELS + 5 else len(rows)
     caption = "Each label against the others on the test part, the lowest F1 first; 95% intervals."
-    rest = None
-    if shown < len(rows):
-        rest = more(
-            f"The other {len(rows) - shown} labels",
-            table(head, rows[shown:], "The other labels, by F1."),
-        )
     return section(
         "labels",
         "Each label",
@@ -153,10 +154,12 @@ def labels_section(manifest: Manifest) -> Section | None:
             f"Recall: of the {noun} that have it, the share that is answered so. F1: their "
             "harmonic mean.",
         ),
-        table(head, rows[:shown], caption),
-        rest,
+        folded_table(
+            head, rows, caption, shown=first_shown(len(rows), _MOST_LABELS), noun="labels",
+            rest="The other labels, by F1.",
+        ),
         element("p", f"Without test {noun}: ", Markup(", ").join(absent), ".") if absent else None,
-    )
+    )  # fmt: skip
 
 
 def _label_row(name: str, figures: LabelMetrics, first: float) -> Markup:

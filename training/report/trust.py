@@ -127,10 +127,12 @@ def _sure_words(figures: CalibrationFigures, noun: str) -> str:
         return f"There are too few test {noun} to draw a diagram of their probabilities."
     confidence, accuracy, rows = max(known, key=lambda entry: entry[2])
     total = sum(entry.rows for entry in figures.bins)
+    which, others = f"All {total:,}", ""
+    if rows < total:
+        which, others = f"{rows:,} of {total:,}", " The others are too few for a diagram."
     return (
-        f"{rows:,} of {total:,} test {noun} have nearly the same probability: the answer's is "
-        f"{decimal(confidence)} on average, and {percent(accuracy)} of them are right. The others "
-        "are too few for a diagram."
+        f"{which} test {noun} have nearly the same probability: the answer's is "
+        f"{decimal(confidence)} on average, and {percent(accuracy)} of them are right.{others}"
     )
 
 
