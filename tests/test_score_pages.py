@@ -22,13 +22,22 @@ from artifacts.predictor import Predictor
 from serving.scoring.chunks import Block
 from serving.scoring.columnar import joined_tables
 from serving.scoring.open import open_reader
-from serving.scoring.pages import Pages, Unlike, _hybrid
+from serving.scoring.pages import Pages, Unlike
+from serving.scoring.runs import numbers
 from serving.scoring.sources import find_sources
 from serving.scoring.thrift import read_struct
 from serving.scoring.units import UnitSize
 from tests.scored import parts_of, rejected_of, score_file
 
 WIDTH = 64
+# How Arrow holds the pixels of a row.
+KINDS = {
+    "binary": lambda width: pa.binary(width),
+    "list": lambda width: pa.list_(pa.uint8()),
+    "large list": lambda width: pa.large_list(pa.uint8()),
+    "list of a size": lambda width: pa.list_(pa.uint8(), width),
+    "list without nulls": lambda width: pa.list_(pa.field("item", pa.uint8(), nullable=False)),
+}
 WRITTEN = st.fixed_dictionaries(
     {
         "compression": st.sampled_from(["none", "snappy", "zstd"]),
@@ -46,60 +55,82 @@ MANY = settings(
 )
 
 
-def values(rows: int, different: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (different, WIDTH), np.uint8)[rng.integers(0, different, rows)]
+def values(rows: int, different: int, width: int = WIDTH) -> np.ndarray:
+    """Rows of which so many differ; half of their pixels are 0, in a row."""
+    rng = np.random.default_rng(0)
+    some = rng.integers(0, 256, (different, width), np.uint8)
+    some[:, : width // 2] = 0
+    return some[rng.integers(0, different, rows)]
 
 
-def a_table(pixels: np.ndarray, *, nulls: tuple[int, ...] = (), nullable: bool = True) -> pa.Table:
-    cells = [None if row in nulls else bytes(cell) for row, cell in enumerate(pixels)]
+def a_table(
+    pixels: np.ndarray, *, kind: str = "binary", nulls: tuple[int, ...] = (), nullable: bool = True
+) -> pa.Table:
+    of = KINDS[kind](pixels.shape[1])
+    cells = [bytes(cell) if kind == "binary" else cell.tolist() for cell in pixels]
+    held = pa.array([None if row in nulls else cell for row, cell in enumerate(cells)], of)
     schema = pa.schema(
         [
             pa.field("id", pa.int64()),
-            pa.field("pixels", pa.binary(WIDTH), nullable=nullable),
+            pa.field("pixels", of, nullable=nullable),
             pa.field("note", pa.string()),
         ]
     )
     notes = [f"note {row}" for row in range(len(cells))]
-    columns = [pa.array(range(len(cells))), pa.array(cells, pa.binary(WIDTH)), pa.array(notes)]
+    columns = [pa.array(range(len(cells))), held, pa.array(notes)]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def pages_of(path: Path) -> Pages:
-    return Pages(str(path), pq.read_metadata(path), "pixels", WIDTH)
+def pages_of(path: Path, width: int = WIDTH) -> Pages:
+    return Pages(str(path), pq.read_metadata(path), "pixels", width)
 
 
-def as_pixels(column: pa.ChunkedArray) -> np.ndarray:
-    return np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, WIDTH)
+def as_pixels(column: pa.Array, width: int = WIDTH) -> np.ndarray:
+    return np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, width)
 
 
 @given(
-    how=WRITTEN, rows=st.integers(1, 400), different=st.integers(1, 90), nullable=st.booleans(),
-    data=st.data(),
+    how=WRITTEN, kind=st.sampled_from(sorted(KINDS)), width=st.sampled_from([WIDTH, 1, 9, 24]),
+    rows=st.integers(1, 400), different=st.integers(1, 90), nullable=st.booleans(), data=st.data(),
 )  # fmt: skip
 @MANY
-def test_pages_are_what_pyarrow_reads_however_they_were_written(
-    tmp_path: Path, how: dict[str, Any], rows: int, different: int, nullable: bool, data: Any
+def test_pages_are_what_was_written_however_that_was(
+    tmp_path: Path,
+    how: dict[str, Any],
+    kind: str,
+    width: int,
+    rows: int,
+    different: int,
+    nullable: bool,
+    data: Any,
 ) -> None:
-    pixels = values(rows, different)
+    pixels = values(rows, different, width)
     path = tmp_path / "a.parquet"
-    pq.write_table(a_table(pixels, nullable=nullable), path, **how)
-    with closing(pages_of(path)) as pages:
+    pq.write_table(a_table(pixels, kind=kind, nullable=nullable), path, **how)
+    with closing(pages_of(path, width)) as pages:
         for _ in range(3):
             first = data.draw(st.integers(0, rows - 1))
             stop = data.draw(st.integers(first + 1, rows))
-            assert (as_pixels(pages.read(first, stop)) == pixels[first:stop]).all()
+            assert (as_pixels(pages.read(first, stop), width) == pixels[first:stop]).all()
 
 
-def test_plain_pages_are_used_where_they_lie(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["binary", "list"])
+def test_pages_before_those_that_are_wanted_are_not_decoded(tmp_path: Path, kind: str) -> None:
     pixels = values(5000, 5000)
     path = tmp_path / "a.parquet"
-    pq.write_table(a_table(pixels), path, compression="none", use_dictionary=False)
-    before = pa.total_allocated_bytes()
+    small = {"data_page_size": 1000, "write_batch_size": 100}
+    table = a_table(pixels, kind=kind)
+    pq.write_table(table, path, use_dictionary=False, compression="zstd", **small)
+    data = bytearray(path.read_bytes())
+    start, length, _ = first_header(data, pq.read_metadata(path))
+    # What a frame of Zstandard begins with.
+    assert data[start + length : start + length + 4] == b"\x28\xb5\x2f\xfd"
+    data[start + length] = 0
+    path.write_bytes(data)
     with closing(pages_of(path)) as pages:
-        column = pages.read(0, len(pixels))
-        assert pa.total_allocated_bytes() == before
-        assert (as_pixels(column) == pixels).all()
+        assert (as_pixels(pages.read(4000, 5000)) == pixels[4000:]).all()
+        with pytest.raises(Unlike):
+            pages.read(0, 10)
 
 
 @pytest.mark.parametrize(
@@ -109,12 +140,24 @@ def test_plain_pages_are_used_where_they_lie(tmp_path: Path) -> None:
         pa.table({"pixels": pa.array([b"1" * WIDTH], pa.binary())}),
         pa.table({"pixels": pa.array([b"1" * (WIDTH - 1)], pa.binary(WIDTH - 1))}),
         pa.table({"pixels": pa.array([[b"1" * WIDTH]], pa.list_(pa.binary(WIDTH)))}),
-        pa.table({"pixels": pa.array([[1] * WIDTH], pa.list_(pa.uint8()))}),
+        a_table(values(50, 50), kind="list", nulls=(49,)),
+        pa.table({"pixels": pa.array([[1] * WIDTH, [1, None] * 32], pa.list_(pa.uint8()))}),
+        pa.table({"pixels": pa.array([[1] * WIDTH, []], pa.list_(pa.uint8()))}),
+        pa.table({"pixels": pa.array([[1] * WIDTH, [1]], pa.list_(pa.uint8()))}),
+        pa.table({"pixels": pa.array([[1] * (WIDTH + 1)] * WIDTH, pa.list_(pa.uint8()))}),
+        pa.table({"pixels": pa.array([[1] * 32, [1] * 96], pa.list_(pa.uint8()))}),
+        pa.table({"pixels": pa.array([[256] * WIDTH], pa.list_(pa.int32()))}),
+        pa.table({"pixels": pa.array([[1] * WIDTH], pa.list_(pa.int64()))}),
+        pa.table({"pixels": pa.array([[[1] * WIDTH]], pa.list_(pa.list_(pa.uint8())))}),
         pa.table({"others": pa.array([b"1" * WIDTH], pa.binary(WIDTH))}),
         a_table(values(50, 50), nulls=tuple(range(50))),
     ],
-    ids=["null", "not-fixed", "narrower", "nested", "lists", "absent", "all-null"],
-)
+    ids=[
+        "null", "not-fixed", "narrower", "nested", "null list", "null in a list", "no pixels",
+        "fewer pixels", "more pixels", "another length each", "too large", "wide", "lists of lists",
+        "absent", "all null",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 def test_what_is_unlike_them_is_left_to_pyarrow(
     tmp_path: Path, table: pa.Table, version: str
@@ -125,14 +168,19 @@ def test_what_is_unlike_them_is_left_to_pyarrow(
         pages.read(0, len(table))
 
 
-@given(how=WRITTEN, seed=st.integers(0, 2**32 - 1), cut=st.booleans())
+@given(
+    how=WRITTEN,
+    kind=st.sampled_from(["binary", "list"]),
+    seed=st.integers(0, 2**32 - 1),
+    cut=st.booleans(),
+)
 @MANY
 def test_damage_never_shows_other_pixels_than_pyarrow_would(
-    tmp_path: Path, how: dict[str, Any], seed: int, cut: bool
+    tmp_path: Path, how: dict[str, Any], kind: str, seed: int, cut: bool
 ) -> None:
     pixels = values(60, 20)
     buffer = io.BytesIO()
-    pq.write_table(a_table(pixels), buffer, **how)
+    pq.write_table(a_table(pixels, kind=kind), buffer, **how)
     metadata = pq.read_metadata(buffer)
     data = bytearray(buffer.getvalue())
     rng = np.random.default_rng(seed)
@@ -158,7 +206,7 @@ def test_damage_never_shows_other_pixels_than_pyarrow_would(
         read = pq.read_table(path, columns=["pixels"], use_threads=False)["pixels"].to_pylist()
     except (OSError, pa.ArrowException):
         return
-    assert [bytes(row) for row in found] == read
+    assert [bytes(row) if kind == "binary" else row.tolist() for row in found] == read
 
 
 def first_header(data: bytes, metadata: pq.FileMetaData) -> tuple[int, int, dict[int, Any]]:
@@ -166,20 +214,20 @@ def first_header(data: bytes, metadata: pq.FileMetaData) -> tuple[int, int, dict
     chunk = next(
         column
         for column in map(metadata.row_group(0).column, range(metadata.num_columns))
-        if column.path_in_schema == "pixels"
+        if column.path_in_schema.startswith("pixels")
     )
     at = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
     header, length = read_struct(data[at:])
     return at, length, header
 
 
-@given(how=WRITTEN, data=st.data())
+@given(how=WRITTEN, kind=st.sampled_from(["binary", "list"]), data=st.data())
 @MANY
 def test_a_header_that_is_damaged_gives_no_row_the_pixels_of_another(
-    tmp_path: Path, how: dict[str, Any], data: Any
+    tmp_path: Path, how: dict[str, Any], kind: str, data: Any
 ) -> None:
     pixels = values(60, 20)
-    table = a_table(pixels).select(["pixels"])
+    table = a_table(pixels, kind=kind).select(["pixels"])
     buffer = io.BytesIO()
     pq.write_table(table, buffer, **{**how, "write_page_index": False})
     metadata = pq.read_metadata(buffer)
@@ -278,7 +326,7 @@ def test_no_more_bits_are_unpacked_than_there_are_rows() -> None:
     # Groups without end, in a page of 4 MiB.
     endless = memoryview(bytes([0xFF, 0xFF, 0xFF, 0xFF, 0x0F]) + bytes(2**22))
     tracemalloc.start()
-    assert _hybrid(endless, 1, 10).tolist() == [0] * 10
+    assert numbers(endless, 1, 10).tolist() == [0] * 10
     assert tracemalloc.get_traced_memory()[1] < 2**16
     tracemalloc.stop()
 
@@ -302,13 +350,18 @@ def blocks_of(path: Path, spec: ImageInput) -> list[Block]:
         return [block for unit in reader.units() for block in reader.blocks(unit, columns)]
 
 
+@pytest.mark.parametrize("kind", ["binary", "list"])
 @pytest.mark.parametrize("nulls", [(), (0,), (150,), (299,)])
 def test_rows_keep_their_other_columns_and_none_comes_twice(
-    digits: Predictor, tmp_path: Path, nulls: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    digits: Predictor,
+    tmp_path: Path,
+    nulls: tuple[int, ...],
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     paged = 0
 
-    def read(pages: Pages, first: int, stop: int, read: Any = Pages.read) -> pa.ChunkedArray:
+    def read(pages: Pages, first: int, stop: int, read: Any = Pages.read) -> pa.Array:
         nonlocal paged
         column = read(pages, first, stop)
         paged = stop
@@ -317,7 +370,7 @@ def test_rows_keep_their_other_columns_and_none_comes_twice(
     monkeypatch.setattr(Pages, "read", read)
     monkeypatch.setattr("serving.scoring.columnar.chunk_rows", lambda spec: 40)
     pixels = digits.golden.raw[np.arange(300) % len(digits.golden.raw)].reshape(300, WIDTH)
-    table = a_table(pixels, nulls=nulls)
+    table = a_table(pixels, kind=kind, nulls=nulls)
     path = tmp_path / "a.parquet"
     small = {"row_group_size": 70, "data_page_size": 1000, "write_batch_size": 10}
     pq.write_table(table, path, use_dictionary=False, **small)
@@ -326,10 +379,11 @@ def test_rows_keep_their_other_columns_and_none_comes_twice(
     assert paged == (nulls[0] // 40 * 40 if nulls else 300)
     assert len(blocks) >= 300 // 40
     assert np.concatenate([block.rows for block in blocks]).tolist() == list(range(300))
+    others = ["id", "note"]
     together = pa.concat_tables(
-        [block.values.select(table.column_names) for block in blocks]  # type: ignore[union-attr]
+        [block.values.select(others) for block in blocks]  # type: ignore[union-attr]
     )
-    assert together.to_pylist() == table.to_pylist()
+    assert together.equals(table.select(others))
 
     summary = score_file(digits, path, tmp_path / "out", workers=1)
     assert summary["rows_scored"] == 300 - len(nulls)

@@ -66,15 +66,22 @@ def _row_bytes(metadata: pq.FileMetaData) -> float:
 def _pixel_pages(
     source: Source, schema: pa.Schema, metadata: pq.FileMetaData, spec: ImageInput | TableInput
 ) -> Pages | None:
-    """The column of pixels, where it can be read without pyarrow."""
+    """The column of pixels, where it can be read page by page."""
     if not source.is_local or not isinstance(spec, ImageInput):
         return None
     width = math.prod(spec.shape)
     for name in schema.names:
-        if name in IMAGE_COLUMNS and schema.field(name).type == pa.binary(width):
+        kind = schema.field(name).type
+        if name in IMAGE_COLUMNS and (kind == pa.binary(width) or _is_lists(kind, pa.uint8())):
             with suppress(Unlike, OSError):
                 return Pages(source.path, metadata, name, width)
     return None
+
+
+def _is_lists(kind: pa.DataType, of: pa.DataType) -> bool:
+    types = pa.types
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(lists and kind.value_type == of)
 
 
 def joined_tables(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
@@ -108,11 +115,11 @@ class ParquetReader:
         metadata = self._file.metadata
         row_bytes = _row_bytes(metadata)
         self._unit_rows, self._chunk_rows = _sizes(self.schema, spec, size, row_bytes)
-        self._batch_rows = self._chunk_rows
+        self._list_rows = self._chunk_rows
         self._listed = _holds_lists(self.schema, spec)
         if self._listed:
             most = max(1, _LISTED_PIXELS // math.prod(spec.shape))
-            self._batch_rows = min(self._batch_rows, most)
+            self._list_rows = min(self._list_rows, most)
         groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         # The row with which each row group begins, and the end.
         self._starts = np.cumsum([0, *groups])
@@ -135,7 +142,7 @@ class ParquetReader:
                 yield Unit(
                     self._source.number, number, first, stop - first, None, size, fresh,
                     # To decode lists that are left takes longer than to score them.
-                    can_cut=not self._listed,
+                    can_cut=not self._listed or self._pixels is not None,
                 )  # fmt: skip
                 number, first = number + 1, stop
 
@@ -154,7 +161,7 @@ class ParquetReader:
         yield int(self._starts[-1])
 
     def blocks(self, unit: Unit, columns: Sequence[str]) -> Iterator[Block]:
-        """Pixels of a fixed size page by page, all else, and what is unlike that, by pyarrow."""
+        """Pixels page by page; all else, and what is unlike that, by pyarrow."""
         assert unit.rows is not None
         at, stop = unit.first_row, unit.first_row + unit.rows
         if self._pixels is not None and self._pixels.name in columns:
@@ -193,8 +200,9 @@ class ParquetReader:
         start = int(self._starts[group])
         if self._position < start:
             self._rest, self._position, self._columns = None, start, wanted
+            pictures = not set(IMAGE_COLUMNS).isdisjoint(wanted)
             self._batches = self._file.iter_batches(
-                batch_size=self._batch_rows,
+                batch_size=self._list_rows if pictures else self._chunk_rows,
                 row_groups=range(group, len(self._starts) - 1),
                 columns=wanted,
                 use_threads=False,

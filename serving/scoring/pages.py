@@ -1,9 +1,10 @@
-"""Fixed-size binary values of a local Parquet file, used where they lie.
+"""Pixels in a local Parquet file, as values of a fixed size or lists of bytes, read page by page.
 
-A page of plain values that is not compressed is a view of the file; pages before those that are
-wanted are passed by their headers, not decoded. pyarrow copies each value three times, and decodes
-a row group from its start, which for small models on pixels takes as long as the model.
-What is unlike that, nulls or a damaged page for instance, is left to pyarrow: `Unlike` is raised.
+Pages before those that are wanted are passed by their headers, not decoded; of the others the
+values are copied once, to where the model reads them. pyarrow decodes a row group from its start,
+copies each value three times, and of lists looks at the levels of each pixel; for small models
+that takes as long as the model, or twice as long. What is unlike that, nulls or lists of another
+length or a damaged page for instance, is left to pyarrow: `Unlike` is raised.
 
 The format: https://parquet.apache.org/docs/file-format/, and its parquet.thrift.
 """
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from artifacts.errors import DataError
 from serving.scoring.mapped import MappedFile
+from serving.scoring.runs import are_all, are_lists, looked_up, numbers
 from serving.scoring.thrift import read_struct, read_varint
 
 # parquet.thrift: PageType, Encoding, and the fields of PageHeader and what is in it.
@@ -30,8 +32,8 @@ _PLAIN, _PLAIN_DICTIONARY, _RLE, _RLE_DICTIONARY = 0, 2, 3, 8
 _CODECS = {"UNCOMPRESSED": None, "SNAPPY": "snappy", "ZSTD": "zstd"}
 # Most headers fit in the first; statistics of long values make them longer.
 _HEADER_BYTES = (2**12, 2**16)
-# Of a page, and how much longer its bytes may be than its values: more is no writer's.
-_MOST_ROWS = 2**22
+# Values of a page, and how much longer its bytes may be than they are: more is no writer's.
+_MOST_VALUES = 2**24
 _LEVELS_BYTES = 2**16
 _DAMAGED = (ValueError, LookupError, OverflowError, OSError, MemoryError, pa.ArrowException)
 
@@ -42,45 +44,56 @@ class Unlike(Exception):
 
 @dataclass(frozen=True)
 class _Page:
-    """first_row: in the file. at, size, full_size: its bytes in the file, and without compression.
-    levels: bytes of version 2's levels, which are not compressed; None in version 1."""
+    """first, count: of its values among the file's. at, size, full_size: its bytes in the file, and
+    without compression. levels: in version 2 the bytes of repetition and of definition levels,
+    which are not compressed; None in version 1."""
 
-    first_row: int
-    rows: int
+    first: int
+    count: int
     encoding: int
     at: int
     size: int
     full_size: int
     is_compressed: bool
-    levels: int | None
+    levels: tuple[int, int] | None
 
 
 class Pages:
-    """A column's values as Arrow arrays."""
+    """A column of pixels, `width` bytes in each row."""
 
     def __init__(self, path: str, metadata: pq.FileMetaData, name: str, width: int) -> None:
-        """metadata: of the file; name: of a column at the top level; width: bytes of a value.
+        """metadata: of the file; name: of a column at the top level, which Arrow has as binary of
+        this width, or as lists of uint8.
 
         Raises Unlike where its pages cannot be such ones, or OSError.
         """
         self.name = name
         self._metadata, self._width = metadata, width
         schema = metadata.schema
-        names = [schema.column(index).path for index in range(len(schema.names))]
-        if names.count(name) != 1:
+        paths = [schema.column(index).path for index in range(len(schema.names))]
+        tops = [path.partition(".")[0] for path in paths]
+        if tops.count(name) != 1:
             raise Unlike
-        self._column = names.index(name)
+        self._column = tops.index(name)
         described = schema.column(self._column)
-        if (
-            described.physical_type != "FIXED_LEN_BYTE_ARRAY"
-            or described.length != width
-            or described.max_repetition_level != 0
-            or described.max_definition_level > 1
-        ):
+        self._is_listed = described.max_repetition_level == 1
+        self._defined = described.max_definition_level
+        if self._is_listed:
+            is_like = described.physical_type == "INT32" and self._defined <= 3
+            # Values of a row; bytes of one as it is stored, and as it is read.
+            self._per_row, self._stored_bytes, self._value_bytes = width, 4, 1
+        else:
+            is_like = (
+                (described.physical_type, described.length) == ("FIXED_LEN_BYTE_ARRAY", width)
+                and described.max_repetition_level == 0
+                and self._defined <= 1
+            )
+            self._per_row, self._stored_bytes, self._value_bytes = 1, width, width
+        if not is_like:
             raise Unlike
-        self._may_be_null = described.max_definition_level == 1
         rows = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
-        self._starts = np.cumsum([0, *rows])
+        # The value with which each row group begins, and the end.
+        self._starts = np.cumsum([0, *rows]) * self._per_row
         self._file = MappedFile(path)
         self._group = -1
         self._pages: Iterator[_Page] = iter(())
@@ -89,45 +102,48 @@ class Pages:
         self._dictionary: np.ndarray | None = None
         self._held: tuple[int, np.ndarray, np.ndarray | None] | None = None
 
-    def read(self, first: int, stop: int) -> pa.ChunkedArray:
-        """Rows from `first` up to `stop`, an array of each page.
+    def read(self, first: int, stop: int) -> pa.Array:
+        """Rows from `first` up to `stop`, as binary of the column's width.
 
         Raises Unlike, or DataError where rows are lost, of which pyarrow says nothing.
         """
-        kind = pa.binary(self._width)
-        arrays = []
-        while first < stop:
+        # Arrow's allocator gives memory again that it was given back: its pages are there.
+        buffer = pa.allocate_buffer((stop - first) * self._width)
+        found = np.frombuffer(buffer, np.uint8).reshape(-1, self._value_bytes)
+        at, filled = first * self._per_row, 0
+        while filled < len(found):
             try:
-                page = self._page(first)
+                page = self._page(at)
                 values, indices = self._values(page)
             except DataError:
                 raise
             except _DAMAGED as error:
                 raise Unlike from error
-            rows = slice(first - page.first_row, stop - page.first_row)
+            inside = slice(at - page.first, at - page.first + len(found) - filled)
             # A dictionary's few bytes may stand for any number of rows.
-            wanted = values[rows] if indices is None else values[indices[rows]]
-            buffers = [None, pa.py_buffer(wanted)]
-            arrays.append(pa.FixedSizeBinaryArray.from_buffers(kind, len(wanted), buffers))
-            first += len(wanted)
-        return pa.chunked_array(arrays, kind)
+            wanted = values[inside] if indices is None else values[indices[inside]]
+            found[filled : filled + len(wanted)] = wanted
+            at, filled = at + len(wanted), filled + len(wanted)
+        return pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(self._width), stop - first, [None, buffer]
+        )
 
     def close(self) -> None:
         """Let the file go."""
         self._held = None
         self._file.close()
 
-    def _page(self, row: int) -> _Page:
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+    def _page(self, value: int) -> _Page:
+        group = int(np.searchsorted(self._starts, value, side="right")) - 1
         if group != self._group:
             self._group, self._found, self._dictionary, self._held = group, [], None, None
             self._pages = self._walk(group)
-        if self._found and row < self._found[-1].first_row + self._found[-1].rows:
-            after = bisect_right(self._found, row, key=lambda page: page.first_row)
+        if self._found and value < self._found[-1].first + self._found[-1].count:
+            after = bisect_right(self._found, value, key=lambda page: page.first)
             return self._found[after - 1]
         for page in self._pages:
             self._found.append(page)
-            if row < page.first_row + page.rows:
+            if value < page.first + page.count:
                 return page
         raise Unlike
 
@@ -140,55 +156,63 @@ class Pages:
         if chunk.has_dictionary_page:
             at = min(at, chunk.dictionary_page_offset)
         end = at + chunk.total_compressed_size
-        row, stop = map(int, self._starts[group : group + 2])
-        while row < stop:
+        first, stop = map(int, self._starts[group : group + 2])
+        if chunk.num_values != stop - first:
+            # Lists of another length.
+            raise Unlike
+        while first < stop:
             if at >= end:
                 # What follows is another column's, or another row group's.
-                raise self._lost(group, f"{stop - row} fewer")
+                raise self._lost(group, f"{stop - first} fewer")
             header, length = self._header(at)
             at += length
             kind, full_size, size = (_number(header, field) for field in (1, 2, 3))
             if size < 0:
                 raise ValueError
             if kind == _DICTIONARY:
-                values = _number(header[7], 1)
-                self._check_size(values, full_size)
-                self._dictionary = self._plain(self._bytes(at, size, full_size, group), values)
+                count = _number(header[7], 1)
+                self._check_size(count, full_size)
+                self._dictionary = self._plain(self._bytes(at, size, full_size, group), count)
             elif kind in (_DATA, _DATA_V2):
-                page = self._described(header[8 if kind == _DATA_V2 else 5], row, at, header)
-                if page.rows > stop - row:
-                    raise self._lost(group, f"at least {page.rows - stop + row} more")
-                yield page
-                row += page.rows
+                page = self._described(header[8 if kind == _DATA_V2 else 5], first, at, header)
+                if page.count > stop - first:
+                    raise self._lost(group, f"at least {page.count - stop + first} more")
+                # Some writers begin with an empty one.
+                if page.count:
+                    yield page
+                first += page.count
             else:
                 # pyarrow passes it, and gives its rows the values of those after them.
                 raise self._lost(group, f"a page of an unknown kind, {kind}")
             at += size
 
-    def _described(self, fields: Any, row: int, at: int, header: dict[int, Any]) -> _Page:
+    def _described(self, fields: Any, first: int, at: int, header: dict[int, Any]) -> _Page:
         """A page of data by its own header, `fields`, and the one around that."""
         second = _number(header, 1) == _DATA_V2
-        rows, full_size = _number(fields, 1), _number(header, 2)
-        self._check_size(rows, full_size)
-        # Repetition levels; levels that are packed as they were before Parquet 2.
-        if not rows or (fields[6] if second else self._may_be_null and fields[3] != _RLE):
+        count, full_size = _number(fields, 1), _number(header, 2)
+        self._check_size(count, full_size)
+        levels = None
+        if second:
+            levels = (_number(fields, 6), _number(fields, 5))
+        # Packed as they were before Parquet 2.
+        elif (self._defined and fields[3] != _RLE) or (self._is_listed and fields[4] != _RLE):
             raise Unlike
         return _Page(
-            row, rows, _number(fields, 4 if second else 2), at, _number(header, 3), full_size,
-            bool(fields.get(7, True)) if second else True, _number(fields, 5) if second else None,
+            first, count, _number(fields, 4 if second else 2), at, _number(header, 3), full_size,
+            bool(fields.get(7, True)) if second else True, levels,
         )  # fmt: skip
 
     def _lost(self, group: int, found: str) -> DataError:
-        rows = self._metadata.row_group(group).num_rows
+        first, stop = self._starts[group : group + 2]
         return DataError(
-            f"column {self.name!r}, row group {group}: damaged: expected {rows} values in its "
-            f"pages, found {found}"
+            f"column {self.name!r}, row group {group}: damaged: expected {stop - first} values in "
+            f"its pages, found {found}"
         )
 
-    def _check_size(self, rows: int, full_size: int) -> None:
+    def _check_size(self, count: int, full_size: int) -> None:
         """Raise Unlike for what would take more memory than its values."""
-        most = rows * (self._width + 1) + _LEVELS_BYTES
-        if not 0 <= rows <= _MOST_ROWS or not 0 <= full_size <= most:
+        most = count * (self._stored_bytes + 1) + _LEVELS_BYTES
+        if not 0 <= count <= _MOST_VALUES or not 0 <= full_size <= most:
             raise Unlike
 
     def _header(self, at: int) -> tuple[dict[int, Any], int]:
@@ -207,8 +231,7 @@ class Pages:
 
     def _bytes(self, at: int, size: int, full_size: int, group: int) -> memoryview:
         """A page's bytes, decompressed. Raises ValueError where they are not all there."""
-        self._file.seek(at)
-        data = memoryview(self._file.read(size))
+        data = self._stored(at, size)
         codec = _CODECS[self._metadata.row_group(group).column(self._column).compression]
         if codec is not None:
             # What is missing at the end is no error of pyarrow's with this codec.
@@ -220,44 +243,69 @@ class Pages:
         return data
 
     def _values(self, page: _Page) -> tuple[np.ndarray, np.ndarray | None]:
-        """uint8 [rows, width]; of a page that has a dictionary, that, and int64 [rows] into it."""
-        if self._held is not None and self._held[0] == page.first_row:
+        """uint8 [count, bytes of a value]; or those of a dictionary, and int64 [count] into it."""
+        if self._held is not None and self._held[0] == page.first:
             return self._held[1:]
-        levels, data = self._parts(page)
-        if self._may_be_null and not _hybrid(levels, 1, page.rows).all():
+        repeated, defined, data = self._parts(page)
+        if self._is_listed and not are_lists(repeated, page.first, page.count, self._width):
+            raise Unlike
+        bits = self._defined.bit_length()
+        if bits and not are_all(defined, bits, page.count, self._defined):
             raise Unlike
         indices = None
         if page.encoding == _PLAIN:
-            values = self._plain(data, page.rows)
-        elif page.encoding in (_PLAIN_DICTIONARY, _RLE_DICTIONARY) and self._dictionary is not None:
-            values, indices = self._dictionary, _hybrid(data[1:], data[0], page.rows)
+            values = self._plain(data, page.count)
+        elif page.encoding not in (_PLAIN_DICTIONARY, _RLE_DICTIONARY) or self._dictionary is None:
+            raise Unlike
+        elif self._is_listed:
+            values = looked_up(self._dictionary[:, 0], data, page.count)[:, None]
+        else:
+            values, indices = self._dictionary, numbers(data[1:], data[0], page.count)
             if indices.max() >= len(values):
                 raise ValueError
-        else:
-            raise Unlike
-        self._held = (page.first_row, values, indices)
+        self._held = (page.first, values, indices)
         return values, indices
 
-    def _parts(self, page: _Page) -> tuple[memoryview, memoryview]:
-        """A page's definition levels, and its values."""
+    def _parts(self, page: _Page) -> tuple[memoryview, memoryview, memoryview]:
+        """Repetition levels, definition levels, values; no bytes of levels that there are not."""
         if page.levels is None:
             data = self._bytes(page.at, page.size, page.full_size, self._group)
-            length = 4 + int.from_bytes(data[:4], "little") if self._may_be_null else 0
-            return data[4:length], data[length:]
-        at, size = page.at + page.levels, page.size - page.levels
-        if page.levels < 0 or size < 0:
+            repeated, data = _cut(data) if self._is_listed else (data[:0], data)
+            defined, data = _cut(data) if self._defined else (data[:0], data)
+            return repeated, defined, data
+        both = sum(page.levels)
+        if min(page.levels) < 0 or both > page.size:
             raise ValueError
-        self._file.seek(page.at)
-        levels = memoryview(self._file.read(page.levels))
+        levels = self._stored(page.at, both)
+        at, size = page.at + both, page.size - both
         if page.is_compressed:
-            return levels, self._bytes(at, size, page.full_size - page.levels, self._group)
-        self._file.seek(at)
-        return levels, memoryview(self._file.read(size))
+            data = self._bytes(at, size, page.full_size - both, self._group)
+        else:
+            data = self._stored(at, size)
+        return levels[: page.levels[0]], levels[page.levels[0] :], data
 
-    def _plain(self, data: memoryview, rows: int) -> np.ndarray:
-        if len(data) != rows * self._width:
+    def _stored(self, at: int, size: int) -> memoryview:
+        self._file.seek(at)
+        return memoryview(self._file.read(size))
+
+    def _plain(self, data: memoryview, count: int) -> np.ndarray:
+        """uint8 [count, bytes of a value]."""
+        if len(data) != count * self._stored_bytes:
             raise ValueError
-        return np.frombuffer(data, np.uint8).reshape(rows, self._width)
+        if not self._is_listed:
+            return np.frombuffer(data, np.uint8).reshape(count, self._width)
+        values = np.frombuffer(data, "<u4")
+        if count and values.max() > np.iinfo(np.uint8).max:
+            raise ValueError
+        return values.astype(np.uint8)[:, None]
+
+
+def _cut(data: memoryview) -> tuple[memoryview, memoryview]:
+    """As many bytes as the first four say, and those after them."""
+    end = 4 + int.from_bytes(data[:4], "little")
+    if end > len(data):
+        raise ValueError
+    return data[4:end], data[end:]
 
 
 def _number(fields: Any, field: int) -> int:
@@ -265,35 +313,4 @@ def _number(fields: Any, field: int) -> int:
     found = fields[field] if isinstance(fields, dict) else None
     if type(found) is not int:
         raise ValueError
-    return found
-
-
-def _hybrid(data: memoryview, width: int, count: int) -> np.ndarray:
-    """So many numbers of `width` bits, int64, of the RLE and bit-packing hybrid encoding."""
-    if not 1 <= width <= 32:
-        raise ValueError
-    found = np.empty(count, np.int64)
-    filled = at = 0
-    size = (width + 7) // 8
-    while filled < count:
-        run, at = read_varint(data, at)
-        if run & 1:
-            # Groups of eight, the lowest bit first; the last may be filled up.
-            groups = min(run >> 1, (count - filled + 7) // 8)
-            packed = np.frombuffer(data[at : at + groups * width], np.uint8)
-            at += (run >> 1) * width
-            bits = np.unpackbits(packed, bitorder="little")
-            numbers = bits[: len(bits) // width * width].reshape(-1, width)
-            values = numbers @ (1 << np.arange(width, dtype=np.int64))
-        else:
-            if len(data) < at + size:
-                raise ValueError
-            value = int.from_bytes(data[at : at + size], "little")
-            at += size
-            values = np.broadcast_to(np.int64(value), min(run >> 1, count - filled))
-        if not len(values):
-            raise ValueError
-        taken = values[: count - filled]
-        found[filled : filled + len(taken)] = taken
-        filled += len(taken)
     return found

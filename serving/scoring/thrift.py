@@ -1,14 +1,19 @@
-"""Structs in Thrift's compact protocol, as the headers of Parquet's pages are.
+"""Structs in Thrift's compact protocol, as Parquet's footer and the headers of its pages are.
 
 https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+_TRUE, _FALSE, _I16, I32, I64, BINARY, LIST, STRUCT = 1, 2, 4, 5, 6, 8, 9, 12
 # What is more deeply nested is no header.
 _DEEPEST = 4
+
+# By the number of a field its kind and value; a list's value is a kind, and values of it.
+Fields = Mapping[int, tuple[int, Any]]
 
 
 def read_struct(data: bytes) -> tuple[dict[int, Any], int]:
@@ -53,16 +58,49 @@ def _struct(data: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
 
 
 def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
-    if kind in (1, 2):
-        return kind == 1, at
-    if kind in (4, 5, 6):
+    if kind in (_TRUE, _FALSE):
+        return kind == _TRUE, at
+    if kind in (_I16, I32, I64):
         return _zigzag(data, at)
-    if kind == 8:
+    if kind == BINARY:
         length, at = read_varint(data, at)
         if at + length > len(data):
             raise IndexError
         return None, at + length
-    if kind == 12 and depth:
+    if kind == STRUCT and depth:
         return _struct(data, at, depth - 1)
     # No header has such a one.
     raise KeyError(kind)
+
+
+def write_struct(fields: Fields) -> bytes:
+    """A struct's bytes; its fields are in order, and at most 15 apart."""
+    written = bytearray()
+    last = 0
+    for field, (kind, value) in fields.items():
+        written.append((field - last) << 4 | kind)
+        written += _written(kind, value)
+        last = field
+    written.append(0)
+    return bytes(written)
+
+
+def _written(kind: int, value: Any) -> bytes:
+    if kind == STRUCT:
+        return write_struct(value)
+    if kind == BINARY:
+        return _varint(len(value)) + bytes(value)
+    if kind == LIST:
+        of, values = value
+        # Of fewer than 15.
+        return bytes([len(values) << 4 | of]) + b"".join(_written(of, one) for one in values)
+    return _varint(value << 1 if value >= 0 else ~(value << 1))
+
+
+def _varint(number: int) -> bytes:
+    written = bytearray()
+    while number >= 0x80:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    written.append(number)
+    return bytes(written)
