@@ -7,12 +7,14 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from playwright.sync_api import Request, Route, expect
 
 from artifacts.predictor import Predictor
 from serving.page.examples import choose_examples
 from serving.page.files import STATIC
+from serving.scoring.answers import AnswerForm, answer_table
 from serving.wire import RequestDecoder
 from tests.browser import browser as browser
 from tests.listening import listening
@@ -161,6 +163,33 @@ def test_a_csvs_rows_are_answered_and_refused_as_offline(
         np.testing.assert_array_equal(
             np.float32(found), offline.probabilities[number].astype(np.float32)
         )
+
+
+def test_a_csvs_columns_with_names_of_the_answers_are_named_as_offline(
+    table_url: str, table: Predictor, visit: Visit
+) -> None:
+    mine = ["label", "input_label", "probability_stays", "input_input_row", "row", "input_row"]
+    offline = answer_table(
+        table.manifest.labels,
+        AnswerForm(),
+        rows=np.arange(1),
+        passed=pa.table({name: ["mine"] for name in mine}),
+        probabilities=np.zeros((1, 3), dtype=np.float32),
+        index=np.zeros(1, dtype=np.int64),
+    )
+    page = visit(table_url)
+    text = f"{','.join(mine)},refused,{HEADER}{','.join(mine)},no,{ROW}"
+    drop(page.locator(".drop"), ("rows.csv", "text/csv", text.encode()))
+    expect(page.locator("#rows .state")).to_have_text("1 answered.")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save all answers as CSV").click()
+    with Path(download.value.path()).open(newline="") as file:
+        names, row = csv.reader(file)
+    # Offline a refused row is in another file.
+    model = [column.name for column in table.manifest.input.columns]
+    passed, answers = offline.column_names[: len(mine)], offline.column_names[len(mine) :]
+    assert names == [*passed, "input_refused", *model, *answers, "refused"]
+    assert row[: len(mine) + 1] == [*mine, "no"] and row[-1] == ""
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,14 @@ async function answerBatch(batch, instance, names, model, stopped) {
 /** As `parityline score` writes them: what came, then row, label, index and probabilities. */
 function written(names, outcomes, model) {
   const ours = ["row", "label", "index", "probability", ...model.labels.map((label) => `probability_${label}`)];
-  const fields = [...names.map((name) => (ours.includes(name) ? `input_${name}` : name)), ...ours, "refused"];
+  const taken = new Set([...ours, "refused"]);
+  const passed = names.map((name) => {
+    let free = name;
+    while (taken.has(free)) free = `input_${free}`;
+    taken.add(free);
+    return free;
+  });
+  const fields = [...passed, ...ours, "refused"];
   const data = outcomes.map(([row, record, outcome]) => {
     const cells = names.map((_, column) => record[column] ?? "");
     if (outcome instanceof Refusal) {
