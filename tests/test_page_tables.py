@@ -165,6 +165,33 @@ def test_a_csvs_rows_are_answered_and_refused_as_offline(
         )
 
 
+def test_of_many_rows_all_refused_ones_are_shown_and_on_a_phone_each_answer_in_sight(
+    table_url: str, visit: Visit
+) -> None:
+    page = visit(table_url, refused=True, viewport={"width": 390, "height": 800})
+    text = f"note,{HEADER}" + f"whatever,{ROW}" * 250 + f"the last,{ROW.replace('30', 'x')}"
+    drop(page.locator(".drop"), ("rows.csv", "text/csv", text.encode()))
+    state = "250 answered, 1 refused. The first 200 answers are shown."
+    expect(page.locator("#rows .state")).to_have_text(state)
+    rows = page.locator(".answers tbody tr")
+    expect(rows).to_have_count(201)
+    expect(rows.last).to_contain_text("250age: expected `float`, got `str`the last")
+    names = page.locator(".answers th").all_text_contents()
+    assert names == ["row", "label", "probability", "note", *HEADER.split(",")[:3]]
+    region = page.get_by_role("region", name="rows.csv").bounding_box()
+    answer = rows.first.locator(".number").bounding_box()
+    assert answer["x"] + answer["width"] <= region["x"] + region["width"]
+    # No word is broken.
+    lines = rows.first.locator("td", has_text="whatever").evaluate(
+        """cell => {
+            const text = new Range();
+            text.selectNodeContents(cell);
+            return text.getClientRects().length;
+        }"""
+    )
+    assert lines == 1
+
+
 def test_a_csvs_columns_with_names_of_the_answers_are_named_as_offline(
     table_url: str, table: Predictor, visit: Visit
 ) -> None:
@@ -211,7 +238,10 @@ def test_a_csv_of_other_columns_is_refused(
     drop(page.locator(".drop"), ("rows.csv", "text/csv", text.encode()))
     expect(page.locator("#rows .refusal")).to_contain_text(words)
     has_focus(page.locator("#rows .refusal"))
-    expect(page.locator("#rows h3")).to_have_text("rows.csv")
+    title = page.locator("#rows h3")
+    expect(title).to_have_text("rows.csv")
+    above, below = title.bounding_box(), page.locator("#rows .refusal").bounding_box()
+    assert below["y"] - above["y"] - above["height"] > 4
     expect(page.locator("#rows table")).to_have_count(0)
 
 

@@ -88,7 +88,7 @@ export function tryImages(model, { input, answer, rows }) {
 
 /** One after the other, each the request that it would be alone. */
 async function answerFiles(files, model, place) {
-  const results = new Results(place, `${files.length} pictures`, ["picture", "file", "label", "probability"]);
+  const results = new Results(place, `${files.length} pictures`, ["picture", "file"]);
   const taken = files.slice(0, MOST_FILES);
   let failed = false;
   for (const [number, file] of taken.entries()) {
