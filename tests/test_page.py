@@ -146,6 +146,15 @@ def test_our_scripts_make_no_markup_of_texts_and_name_no_other_host() -> None:
                 assert (STATIC / link.removeprefix("page/")).is_file(), link
 
 
+def test_the_request_that_works_as_it_stands_says_where_its_token_is(
+    digits: Predictor, tmp_path: Path
+) -> None:
+    needed = "as it stands, with a token in the shell&#39;s variable TOKEN."
+    assert needed not in page_of(digits) and "as it stands." in page_of(digits)
+    with_token = page_of(digits, tokens=tmp_path / "tokens")
+    assert needed in with_token and "Bearer $TOKEN" in with_token
+
+
 def test_examples_are_spread_over_the_labels() -> None:
     def chosen(labels: list[int]) -> list[int]:
         rows = len(labels)

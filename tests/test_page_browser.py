@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
 from artifacts.predictor import Predictor
 from tests.browser import browser as browser
@@ -46,18 +46,26 @@ def test_what_a_service_in_trouble_says_is_shown(table_url: str, visit: Visit) -
     page.route("**/predict", lambda route: route.abort())
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".refusal")).to_contain_text("does not answer")
+    expect(page.locator(".peek")).to_have_text("No answer")
     page.unroute("**/predict")
     asked(page, page.get_by_role("button", name="Try again").click)
     assert len(shown(page)) == 3
     expect(page.locator("#notice")).to_be_empty()
 
-    def swapped(route: Route) -> None:
-        answer = route.fetch()
-        route.fulfill(response=answer, json={**answer.json(), "model": "other@000000000000"})
 
-    page.route("**/predict", swapped)
-    asked(page, predict.click)
+def test_a_version_that_is_promoted_meanwhile_answers_in_its_own_labels(
+    table_url: str, visit: Visit
+) -> None:
+    page = visit(table_url)
+    probabilities = {"stays": 0.5, "a label more": 0.25, "comes": 0.25}
+    prediction = {"label": "stays", "index": 2, "probability": 0.5, "probabilities": probabilities}
+    answer = {"predictions": [prediction], "model": "other@000000000000"}
+    page.route("**/predict", lambda route: route.fulfill(json=answer))
+    asked(page, page.get_by_role("button", name="Row 1 labelled stays").click)
     expect(page.locator("#notice")).to_contain_text("now answers with other@000000000000")
+    assert shown(page) == probabilities
+    expect(page.locator(".answered .bar-label")).to_have_text("stays")
+    expect(page.locator(".right, .wrong")).to_have_text("Right")
     page.unroute("**/predict")
 
 

@@ -147,13 +147,19 @@ def test_pictures_are_dropped_pasted_and_chosen_and_a_bad_one_is_refused_in_the_
     words = httpx.post(f"{serve('digits').url}/predict/image", content=b"no picture").json()
     expect(page.locator(".refusal")).to_contain_text(words["error"])
     has_focus(page.locator(".refusal"))
-    drop(zone, ("a.png", "image/png", pngs[0]), ("b.png", "image/png", b"none"))
+    name = f"{'a_long_name_' * 8}a.png"
+    drop(zone, (name, "image/png", pngs[0]), ("b.png", "image/png", b"none"))
     expect(page.locator("#rows .state")).to_have_text("1 answered, 1 refused.")
     label = digits.predict(digits.golden.raw[:1]).label[0]
     expect(page.locator(".answers tbody tr").first).to_contain_text(f"a.png{label}")
     expect(page.locator(".answers tbody tr").last).to_contain_text(words["error"])
     expect(page.locator(".answers img").first).to_be_visible()
     expect(page.locator(".answers img").last).to_be_hidden()
+    # A long name leaves the answer in sight, on a phone too.
+    page.set_viewport_size({"width": 390, "height": 800})
+    region, answer = page.locator(".scroll").first, page.locator(".answers td.number").first
+    right = "element => element.getBoundingClientRect().right"
+    assert answer.evaluate(right) <= region.evaluate(right)
 
 
 def test_a_folder_is_no_silent_service(serve: Serve, visit: Visit, tmp_path: Path) -> None:

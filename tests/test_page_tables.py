@@ -7,12 +7,14 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from playwright.sync_api import Request, Route, expect
 
 from artifacts.predictor import Predictor
 from serving.page.examples import choose_examples
 from serving.page.files import STATIC
+from serving.scoring.answers import AnswerForm, answer_table
 from serving.wire import RequestDecoder
 from tests.browser import browser as browser
 from tests.listening import listening
@@ -163,6 +165,60 @@ def test_a_csvs_rows_are_answered_and_refused_as_offline(
         )
 
 
+def test_of_many_rows_all_refused_ones_are_shown_and_on_a_phone_each_answer_in_sight(
+    table_url: str, visit: Visit
+) -> None:
+    page = visit(table_url, refused=True, viewport={"width": 390, "height": 800})
+    text = f"note,{HEADER}" + f"whatever,{ROW}" * 250 + f"the last,{ROW.replace('30', 'x')}"
+    drop(page.locator(".drop"), ("rows.csv", "text/csv", text.encode()))
+    state = "250 answered, 1 refused. The first 200 answers are shown."
+    expect(page.locator("#rows .state")).to_have_text(state)
+    rows = page.locator(".answers tbody tr")
+    expect(rows).to_have_count(201)
+    expect(rows.last).to_contain_text("250age: expected `float`, got `str`the last")
+    names = page.locator(".answers th").all_text_contents()
+    assert names == ["row", "label", "probability", "note", *HEADER.split(",")[:3]]
+    region = page.get_by_role("region", name="rows.csv").bounding_box()
+    answer = rows.first.locator(".number").bounding_box()
+    assert answer["x"] + answer["width"] <= region["x"] + region["width"]
+    # No word is broken.
+    lines = rows.first.locator("td", has_text="whatever").evaluate(
+        """cell => {
+            const text = new Range();
+            text.selectNodeContents(cell);
+            return text.getClientRects().length;
+        }"""
+    )
+    assert lines == 1
+
+
+def test_a_csvs_columns_with_names_of_the_answers_are_named_as_offline(
+    table_url: str, table: Predictor, visit: Visit
+) -> None:
+    mine = ["label", "input_label", "probability_stays", "input_input_row", "row", "input_row"]
+    offline = answer_table(
+        table.manifest.labels,
+        AnswerForm(),
+        rows=np.arange(1),
+        passed=pa.table({name: ["mine"] for name in mine}),
+        probabilities=np.zeros((1, 3), dtype=np.float32),
+        index=np.zeros(1, dtype=np.int64),
+    )
+    page = visit(table_url)
+    text = f"{','.join(mine)},refused,{HEADER}{','.join(mine)},no,{ROW}"
+    drop(page.locator(".drop"), ("rows.csv", "text/csv", text.encode()))
+    expect(page.locator("#rows .state")).to_have_text("1 answered.")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save all answers as CSV").click()
+    with Path(download.value.path()).open(newline="") as file:
+        names, row = csv.reader(file)
+    # Offline a refused row is in another file.
+    model = [column.name for column in table.manifest.input.columns]
+    passed, answers = offline.column_names[: len(mine)], offline.column_names[len(mine) :]
+    assert names == [*passed, "input_refused", *model, *answers, "refused"]
+    assert row[: len(mine) + 1] == [*mine, "no"] and row[-1] == ""
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -182,7 +238,10 @@ def test_a_csv_of_other_columns_is_refused(
     drop(page.locator(".drop"), ("rows.csv", "text/csv", text.encode()))
     expect(page.locator("#rows .refusal")).to_contain_text(words)
     has_focus(page.locator("#rows .refusal"))
-    expect(page.locator("#rows h3")).to_have_text("rows.csv")
+    title = page.locator("#rows h3")
+    expect(title).to_have_text("rows.csv")
+    above, below = title.bounding_box(), page.locator("#rows .refusal").bounding_box()
+    assert below["y"] - above["y"] - above["height"] > 4
     expect(page.locator("#rows table")).to_have_count(0)
 
 

@@ -60,6 +60,7 @@ class Page:
             facts=join(
                 fill(_FACT, name=name, value=value) for name, value in self._facts().items()
             ),
+            call_note=_CALL_AUTHORIZED if self._settings.tokens is not None else _CALL,
             curl=self._curl(url),
             url=url,
             report=_REPORT_LINK if REPORT in manifest.files else "",
@@ -201,6 +202,8 @@ class Page:
         }
 
 
+_CALL = "This request works as it stands."
+_CALL_AUTHORIZED = "This request works as it stands, with a token in the shell's variable TOKEN."
 _REPORT_LINK = Markup('<a href="report">Report</a>')
 _IMAGE_ROUTE = Markup(
     "<tr><td><code>POST</code> <code>/predict/<wbr>image</code></td><td>A PNG, JPEG or WebP as the "

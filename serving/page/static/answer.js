@@ -76,20 +76,22 @@ export class AnswerPanel {
 
   #show(answer, truth) {
     const [prediction] = answer.predictions;
-    const { labels, threshold } = this.#model;
+    const { labels, threshold, reference } = this.#model;
+    // After a promotion another version answers, maybe with labels of its own.
+    const known = answer.model === reference;
     this.#onRefusal(null);
     this.#status.replaceChildren(
       element("p", { className: "label" }, prediction.label),
       element("p", { className: "probability" }, percent(prediction.probability)),
     );
     if (truth !== null) {
-      const right = truth === prediction.index;
+      const right = labels[truth] === prediction.label;
       const words = right ? "Right" : `Wrong: its true label is ${labels[truth]}`;
       this.#status.append(element("p", { className: right ? "right" : "wrong" }, words));
     }
     this.#body.replaceChildren(
-      this.#bars(prediction),
-      ...(threshold === 0.5
+      this.#bars(prediction, known ? labels : Object.keys(prediction.probabilities)),
+      ...(threshold === 0.5 || !known
         ? []
         : [element("p", { className: "meta" }, `${labels[1]} is the answer above ${percent(threshold)}`)]),
       element(
@@ -103,14 +105,13 @@ export class AnswerPanel {
     notice(this.#model, answer.model);
   }
 
-  #bars({ index, probabilities }) {
-    const { labels } = this.#model;
-    const order = labels.map((label, place) => ({ place, label, value: probabilities[label] }));
+  #bars(prediction, labels) {
+    const order = labels.map((label) => ({ label, value: prediction.probabilities[label] }));
     if (labels.length > IN_ORDER) order.sort((a, b) => b.value - a.value);
     const list = element("ol", { className: "bars" });
     const fill = () => {
       const shown = this.#all ? order : order.slice(0, SHOWN);
-      list.replaceChildren(...shown.map((entry) => bar(entry, entry.place === index)));
+      list.replaceChildren(...shown.map((entry) => bar(entry, entry.label === prediction.label)));
     };
     fill();
     const box = element("div", {}, list);
@@ -142,7 +143,7 @@ export class AnswerPanel {
       }));
     }
     this.#status.append(box);
-    this.#peek("Refused");
+    this.#peek(TITLES[error.status] ?? "Refused");
     if (focus && !handled) box.focus();
   }
 }

@@ -26,7 +26,7 @@ export async function answerCsv([file, ...others], model, place) {
   place.replaceChildren(reading);
   const refuse = (error) => {
     const box = refusalBox(error);
-    place.replaceChildren(element("h3", {}, file.name), box);
+    place.replaceChildren(element("div", { className: "results" }, element("h3", {}, file.name), box));
     box.focus();
   };
   const { names, records, more, problem } = await read(file, columns);
@@ -42,7 +42,7 @@ export async function answerCsv([file, ...others], model, place) {
       present.map((column) => [column.name, cellOf(column, record[at.get(column.name)], missingTexts)]),
     );
   const shown = names.slice(0, SHOWN_COLUMNS);
-  const results = new Results(place, file.name, ["row", ...shown, "label", "probability"]);
+  const results = new Results(place, file.name, ["row", ...shown]);
   const outcomes = [];
   const size = Math.max(1, Math.min(ROWS, model.max_rows, Math.floor(CELLS / columns.length)));
   let refused = 0;
@@ -172,7 +172,14 @@ async function answerBatch(batch, instance, names, model, stopped) {
 /** As `parityline score` writes them: what came, then row, label, index and probabilities. */
 function written(names, outcomes, model) {
   const ours = ["row", "label", "index", "probability", ...model.labels.map((label) => `probability_${label}`)];
-  const fields = [...names.map((name) => (ours.includes(name) ? `input_${name}` : name)), ...ours, "refused"];
+  const taken = new Set([...ours, "refused"]);
+  const passed = names.map((name) => {
+    let free = name;
+    while (taken.has(free)) free = `input_${free}`;
+    taken.add(free);
+    return free;
+  });
+  const fields = [...passed, ...ours, "refused"];
   const data = outcomes.map(([row, record, outcome]) => {
     const cells = names.map((_, column) => record[column] ?? "");
     if (outcome instanceof Refusal) {

@@ -88,12 +88,12 @@ export function tryImages(model, { input, answer, rows }) {
 
 /** One after the other, each the request that it would be alone. */
 async function answerFiles(files, model, place) {
-  const results = new Results(place, `${files.length} pictures`, ["picture", "file", "label", "probability"]);
+  const results = new Results(place, `${files.length} pictures`, ["picture"]);
   const taken = files.slice(0, MOST_FILES);
   let failed = false;
   for (const [number, file] of taken.entries()) {
     if (results.stopped || failed) break;
-    const cells = [thumbnail(file), file.name];
+    const cells = [element("div", {}, thumbnail(file), file.name)];
     try {
       const answer = await predict(pictureRequest(file, { name: file.name }));
       results.answered(cells, answer.predictions[0]);

@@ -5,20 +5,24 @@ import { button, element, percent, save } from "./dom.js";
 
 const SHOWN = 200;
 
-/** names: of the columns that are shown. place: where it goes, instead of what is there. */
+/** names: of the columns that are shown; the answer comes after the first, so that it is in sight
+ *  on a phone too. place: where it goes, instead of what is there. */
 export class Results {
   #body = element("tbody");
   #state = element("p", { className: "state", role: "status" });
   #progress = element("progress", { max: 1, value: 0, "aria-label": "Rows answered" });
   #after = element("div", { className: "actions" });
   #counts = { answered: 0, refused: 0 };
-  #shown = 0;
   #stop = false;
   #box;
 
   constructor(place, title, names) {
-    const head = element("tr", {}, ...names.map((name) => element("th", { scope: "col" }, name)));
-    head.lastChild.className = "number";
+    const [first, ...others] = names;
+    const head = element(
+      "tr", {},
+      ...[first, "label", "probability", ...others].map((name) => element("th", { scope: "col" }, name)),
+    );
+    head.children[2].className = "number";
     this.#after.append(button("Stop", () => (this.#stop = true)));
     this.#box = element(
       "div", { className: "results" },
@@ -37,9 +41,10 @@ export class Results {
     return this.#stop || !this.#box.isConnected;
   }
 
-  /** A row that was answered. cells: texts or elements before the label. */
+  /** A row that was answered. cells: texts or elements, in the order of the names. */
   answered(cells, prediction) {
     this.#counts.answered += 1;
+    if (this.#counts.answered > SHOWN) return;
     this.#row(
       cells,
       element("td", { className: "cell-label" }, prediction.label),
@@ -47,18 +52,15 @@ export class Results {
     );
   }
 
-  /** A row that was refused. */
+  /** A row that was refused; each of them is shown. */
   refused(cells, reason) {
     this.#counts.refused += 1;
     this.#row(cells, element("td", { className: "words", colSpan: 2 }, reason));
   }
 
   #row(cells, ...outcome) {
-    if (this.#shown >= SHOWN) return;
-    this.#shown += 1;
-    this.#body.append(
-      element("tr", {}, ...cells.map((cell) => element("td", {}, cell)), ...outcome),
-    );
+    const [first, ...others] = cells.map((cell) => element("td", {}, cell));
+    this.#body.append(element("tr", {}, first, ...outcome, ...others));
   }
 
   /** How far it is, of all rows. */
@@ -73,8 +75,8 @@ export class Results {
     const { answered, refused } = this.#counts;
     const count = (number, word) => `${number.toLocaleString("en")} ${word}`;
     const parts = [count(answered, "answered"), ...(refused ? [count(refused, "refused")] : [])];
-    if (answered + refused > this.#shown) parts.push(`the first ${this.#shown} shown`);
-    this.#state.textContent = [`${parts.join(", ")}.`, ...notes].join(" ");
+    const more = answered > SHOWN ? [`The first ${SHOWN} answers are shown.`] : [];
+    this.#state.textContent = [`${parts.join(", ")}.`, ...more, ...notes].join(" ");
     this.#progress.remove();
     this.#after.replaceChildren(
       ...(csv ? [button("Save all answers as CSV", () => save(csv.name, csv.text(), "text/csv"))] : []),
