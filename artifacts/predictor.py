@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from artifacts.devices import Device, resolve_device
 from artifacts.errors import DataError, ParityError
 from artifacts.inputs import ImageInput
 from artifacts.manifest import Manifest
-from artifacts.parity import Comparison, one_answer, run_in_batches, self_check
+from artifacts.parity import Comparison, one_answer, self_check
 from artifacts.pixels import check_pixels, decode_images
 from artifacts.references import open_reference, store_path
 
@@ -64,13 +64,22 @@ class Predictor:
         At most batch_size rows at a time go through the model, and never more than the
         manifest's max_batch_size: the batch sizes that the parity gate has proved.
         """
-        size = min(batch_size or self.manifest.max_batch_size, self.manifest.max_batch_size)
-        if 0 < len(raw) <= size:
-            return self.model(raw)
         if len(raw) == 0:
             empty = np.empty((0, len(self.manifest.labels)), dtype=np.float32)
             return empty, empty.copy()
-        return run_in_batches(self.model, raw, size)
+        answers = list(self.batches(raw, batch_size))
+        if len(answers) == 1:
+            return answers[0]
+        logits, probabilities = zip(*answers, strict=True)
+        return np.concatenate(logits), np.concatenate(probabilities)
+
+    def batches(
+        self, raw: np.ndarray, batch_size: int | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What `run` returns, of one batch after the other."""
+        size = min(batch_size or self.manifest.max_batch_size, self.manifest.max_batch_size)
+        for start in range(0, len(raw), size):
+            yield self.model(raw[start : start + size])
 
     def predict(
         self, rows: np.ndarray | Sequence[bytes] | Mapping[str, Sequence[float | str | None]]

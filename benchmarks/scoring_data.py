@@ -6,6 +6,7 @@ Repeated rows lie further apart than a page of Parquet or a window of its compre
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,17 @@ from benchmarks.peers.models import some_pictures
 from training.idx import read_idx_set
 
 _SIDE, _JPEG_QUALITY = 224, 90
+_BLOCK_BYTES = 8 * 2**20
+
+
+def read_anew(path: Path) -> Path:
+    """A file, in the page cache as reading puts it there: in larger pieces than writing does."""
+    with path.open("rb", buffering=0) as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while file.read(_BLOCK_BYTES):
+            pass
+    return path
 
 
 def pixels_npy(work: Path, data: Path, rows: int) -> Path:

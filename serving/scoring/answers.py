@@ -100,14 +100,17 @@ def _parquet(table: pa.Table) -> memoryview:
     buffer = pa.BufferOutputStream()
     # Floats hardly ever come twice, and cannot be compressed: to try takes longer than all else.
     # Nor does a part's least and greatest probability of a label tell whoever looks for rows much.
-    others = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+    types = pa.types
+    floats = [field.name for field in table.schema if types.is_floating(field.type)]
+    numbers = [field.name for field in table.schema if types.is_integer(field.type)]
+    others = [name for name in table.column_names if name not in {*floats, *numbers}]
     pq.write_table(
         table,
         buffer,
-        use_dictionary=[name for name in others if name != "row"],
-        column_encoding={"row": "DELTA_BINARY_PACKED"},
-        compression=dict.fromkeys(others, "snappy"),
-        write_statistics=others,
+        use_dictionary=others,
+        column_encoding=dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
+        compression=dict.fromkeys([*numbers, *others], "snappy"),
+        write_statistics=[*numbers, *others],
         row_group_size=max(1, len(table)),
     )
     return memoryview(buffer.getvalue())

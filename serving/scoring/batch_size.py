@@ -9,7 +9,7 @@ import numpy as np
 from artifacts.predictor import Predictor
 
 # Rows that are tried, and how long one may take for larger ones to be tried.
-_BATCHES = (8, 64, 256, 1024)
+_BATCHES = (8, 32, 128, 512)
 _LONG_BATCH_S = 0.03
 # What a larger one has to win, to be worth its memory.
 _WORTH = 0.02

@@ -44,23 +44,22 @@ class Block:
 class Chunk:
     """Rows that can be scored, and what became of those that cannot.
 
-    rows: int64 [N], numbers in their file, from 0; raw: [N, *input shape]; passed: columns that
-    are written again, N rows; rejected: row numbers and reasons; target: the column of known
-    labels, [N]; known: the same as `true_labels` has them.
+    rows: int64 [N], numbers in their file, from 0; raw: [n, *input shape] of each piece as it lies
+    in memory, N in all; passed: columns that are written again, N rows; rejected: row numbers and
+    reasons; target: the column of known labels, [N]; known: the same as `true_labels` has them.
     """
 
     rows: np.ndarray
-    raw: np.ndarray
+    raw: Sequence[np.ndarray]
     passed: pa.Table
     rejected: list[tuple[int, str]] = field(default_factory=list)
     target: pa.ChunkedArray | None = None
     known: tuple[np.ndarray, dict[str, int]] | None = None
 
     @classmethod
-    def of_rejected(cls, rejected: list[tuple[int, str]], spec: ImageInput | TableInput) -> Chunk:
+    def of_rejected(cls, rejected: list[tuple[int, str]]) -> Chunk:
         """None of its rows can be scored."""
-        raw = np.empty((0, *spec.shape))
-        return cls(np.empty(0, np.int64), raw, pa.table({}), sorted(rejected))
+        return cls(np.empty(0, np.int64), (), pa.table({}), sorted(rejected))
 
 
 def chunk_rows(spec: ImageInput | TableInput) -> int:
@@ -103,20 +102,22 @@ def encode(
     count = len(block.rows)
     if isinstance(block.values, np.ndarray):
         raw, bad = _encode_array(block.values, spec)
+        pieces = [raw]
         columns = pa.table({}) if block.extra is None else block.extra
     elif isinstance(block.values, dict):
         assert isinstance(spec, TableInput)
         check_columns(list(block.values), spec, extra_allowed=True)
         raw, bad = encode_columns([block.values[column.name] for column in spec.columns], spec)
+        pieces = [raw]
         others = [name for name in (*passed.names, target) if name in block.values]
         columns = pa.table({name: _texts(block.values[name]) for name in others})
     else:
         columns = block.values
         if isinstance(spec, TableInput):
             raw, bad = encode_table(columns, spec)
+            pieces = [raw]
         else:
-            name = image_column(columns.schema)
-            raw, bad = encode_pictures(name, columns.column(name), spec)
+            pieces, bad = _encode_pictures(columns, spec)
     kept = pa.table([_column(columns, field, count) for field in passed], schema=passed)
     labels = None
     if target is not None:
@@ -127,10 +128,30 @@ def encode(
         good = np.ones(count, dtype=bool)
         good[list(bad)] = False
         rejected += [(int(rows[position]), reason) for position, reason in bad.items()]
-        rows, raw = rows[good], raw[good]
+        ends = np.cumsum([len(piece) for piece in pieces])
+        pieces = [
+            piece[part] for piece, part in zip(pieces, np.split(good, ends[:-1]), strict=True)
+        ]
+        rows = rows[good]
         kept = kept.filter(pa.array(good)) if kept.num_columns else kept
         labels = labels if labels is None else labels.filter(pa.array(good))
-    return Chunk(rows, raw, kept, sorted(rejected), labels)
+    return Chunk(rows, pieces, kept, sorted(rejected), labels)
+
+
+def _encode_pictures(
+    columns: pa.Table, spec: ImageInput
+) -> tuple[list[np.ndarray], dict[int, str]]:
+    """Of each of Arrow's chunks the pixels, where they lie if they are pixels already; at least
+    one."""
+    name = image_column(columns.schema)
+    column = columns.column(name)
+    pieces, bad, at = [], {}, 0
+    for array in column.chunks or [column.combine_chunks()]:
+        pixels, reasons = encode_pictures(name, array, spec)
+        bad.update({at + row: reason for row, reason in reasons.items()})
+        pieces.append(pixels)
+        at += len(array)
+    return pieces, bad
 
 
 def _texts(cells: list[Any]) -> pa.Array:

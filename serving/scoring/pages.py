@@ -1,10 +1,10 @@
 """Pixels in a local Parquet file, as values of a fixed size or lists of bytes, read page by page.
 
-Pages before those that are wanted are passed by their headers, not decoded; of the others the
-values are copied once, to where the model reads them. pyarrow decodes a row group from its start,
-copies each value three times, and of lists looks at the levels of each pixel; for small models
-that takes as long as the model, or twice as long. What is unlike that, nulls or lists of another
-length or a damaged page for instance, is left to pyarrow: `Unlike` is raised.
+Pages before those that are wanted are passed by their headers, not decoded; one of plain values of
+a fixed size that is not compressed is a view of the file. pyarrow decodes a row group from its
+start, copies each value three times, and of lists looks at the levels of each pixel; for small
+models that takes as long as the model, or twice as long. What is unlike that, nulls or lists of
+another length or a damaged page for instance, is left to pyarrow: `Unlike` is raised.
 
 The format: https://parquet.apache.org/docs/file-format/, and its parquet.thrift.
 """
@@ -102,16 +102,24 @@ class Pages:
         self._dictionary: np.ndarray | None = None
         self._held: tuple[int, np.ndarray, np.ndarray | None] | None = None
 
-    def read(self, first: int, stop: int) -> pa.Array:
-        """Rows from `first` up to `stop`, as binary of the column's width.
+    def read(self, first: int, stop: int) -> pa.ChunkedArray:
+        """Rows from `first` up to `stop` as binary of the column's width; where a page's values
+        are those of whole rows, an array of each, where they lie.
 
         Raises Unlike, or DataError where rows are lost, of which pyarrow says nothing.
         """
-        # Arrow's allocator gives memory again that it was given back: its pages are there.
-        buffer = pa.allocate_buffer((stop - first) * self._width)
-        found = np.frombuffer(buffer, np.uint8).reshape(-1, self._value_bytes)
-        at, filled = first * self._per_row, 0
-        while filled < len(found):
+        kind = pa.binary(self._width)
+        pieces = list(self._pieces(first * self._per_row, stop * self._per_row))
+        buffers = [_joined(pieces)] if self._is_listed else [pa.py_buffer(one) for one in pieces]
+        arrays = [
+            pa.FixedSizeBinaryArray.from_buffers(kind, buffer.size // self._width, [None, buffer])
+            for buffer in buffers
+        ]
+        return pa.chunked_array(arrays, kind)
+
+    def _pieces(self, at: int, stop: int) -> Iterator[np.ndarray]:
+        """Values, uint8 [N, bytes of a value], of each page."""
+        while at < stop:
             try:
                 page = self._page(at)
                 values, indices = self._values(page)
@@ -119,14 +127,11 @@ class Pages:
                 raise
             except _DAMAGED as error:
                 raise Unlike from error
-            inside = slice(at - page.first, at - page.first + len(found) - filled)
+            inside = slice(at - page.first, stop - page.first)
             # A dictionary's few bytes may stand for any number of rows.
             wanted = values[inside] if indices is None else values[indices[inside]]
-            found[filled : filled + len(wanted)] = wanted
-            at, filled = at + len(wanted), filled + len(wanted)
-        return pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(self._width), stop - first, [None, buffer]
-        )
+            yield wanted
+            at += len(wanted)
 
     def close(self) -> None:
         """Let the file go."""
@@ -306,6 +311,14 @@ def _cut(data: memoryview) -> tuple[memoryview, memoryview]:
     if end > len(data):
         raise ValueError
     return data[4:end], data[end:]
+
+
+def _joined(pieces: list[np.ndarray]) -> pa.Buffer:
+    """A page may end within a list."""
+    # Arrow's allocator gives the last chunk's memory, whose pages are there.
+    buffer = pa.allocate_buffer(sum(piece.size for piece in pieces))
+    np.concatenate(pieces, out=np.frombuffer(buffer, np.uint8).reshape(-1, 1))
+    return buffer
 
 
 def _number(fields: Any, field: int) -> int:

@@ -139,15 +139,20 @@ class Scorer:
         if self._chunks == 2 and self._batch_size is None:
             # A short job would spend more time on it than it wins.
             self._batch_size = best_batch(self._predictor)
-        _, probabilities = self._predictor.run(chunk.raw, self._batch_size)
+        answers = [
+            probabilities
+            for piece in chunk.raw
+            for _, probabilities in self._predictor.batches(piece, self._batch_size)
+        ]
         part.rows.append(chunk.rows)
         part.passed.append(chunk.passed)
-        part.probabilities.append(probabilities)
+        part.probabilities += answers
         if part.drift is not None:
-            part.drift.add(chunk.raw)
+            for piece in chunk.raw:
+                part.drift.add(piece)
         if part.target is not None:
             assert chunk.known is not None
-            part.target.add(probabilities, *chunk.known)
+            part.target.add(np.concatenate(answers), *chunk.known)
 
     def _finish(self, part: _Part, done: Callable[[dict[str, Any]], None]) -> None:
         unit = part.unit
@@ -299,7 +304,7 @@ class Scorer:
         except UNREADABLE as error:
             reason = unreadable(error)
             rejected = [*block.rejected, *((int(row), reason) for row in block.rows)]
-            return Chunk.of_rejected(rejected, self._manifest.input)
+            return Chunk.of_rejected(rejected)
 
 
 UNREADABLE = (DataError, OSError, pa.ArrowException, UnicodeDecodeError)
