@@ -145,6 +145,11 @@ class OutFolder:
             if before != now:
                 if key == "inputs":
                     raise DataError(f"--out {self.path}: {_other_inputs(before, now)}")
+                if key == "layout":
+                    raise DataError(
+                        f"--out {self.path}: it was begun by another version of parityline; "
+                        "take another folder"
+                    )
                 raise DataError(
                     f"--out {self.path}: it holds a job with {key} {_short(before)}, this one has "
                     f"{_short(now)}; take another folder, or the same {key}"
