@@ -19,8 +19,8 @@ UNIT_BYTES = 16 * 2**20
 # Up to so many labels; with more of them, the answers to as many rows would be too large.
 _LABELS = 64
 # Into how many pieces the last units are cut, and what is too short for it.
-_LAST_PIECES = (2, 2, 4, 8)
-LEAST_ROWS = 4096
+_LAST_PIECES = (2, 4, 8, 16)
+LEAST_ROWS = 8192
 LEAST_PICTURES = 16
 
 
