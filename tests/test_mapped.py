@@ -26,9 +26,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.integers(0, BYTES + 10), st.integers(0, 2 * BYTES)), max_size=5))
-def test_it_reads_what_a_file_reads(file: Path, reads: list[tuple[int, int]]) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, BYTES + 10), st.integers(0, 2 * BYTES)), max_size=5),
+    st.integers(0, 2 * BYTES),
+)
+def test_it_reads_what_a_file_reads(file: Path, reads: list[tuple[int, int]], stop: int) -> None:
     mapped = MappedFile(str(file))
+    mapped.read_ahead(stop)
     with file.open("rb") as plain:
         for position, size in reads:
             plain.seek(position)
@@ -48,6 +52,18 @@ def test_a_view_is_no_copy_and_is_unmapped_when_it_is_let_go(file: Path) -> None
     assert bytes(view) == file.read_bytes()
     assert mappings(file) == 1
     del view
+    gc.collect()
+    assert mappings(file) == 0
+
+
+def test_what_is_read_piece_by_piece_is_mapped_once(file: Path) -> None:
+    mapped = MappedFile(str(file))
+    mapped.read_ahead(BYTES)
+    views = [mapped.read(100) for _ in range(BYTES // 100)]
+    assert b"".join(views) == file.read_bytes()
+    assert mappings(file) == 1
+    del views
+    mapped.close()
     gc.collect()
     assert mappings(file) == 0
 

@@ -13,6 +13,8 @@ from pathlib import Path
 _POPULATE_READ = 22
 # Of less than that, mapping takes longer than reading.
 _LEAST_BYTES = 2**16
+# Mapped at once of what will be read.
+_AHEAD_BYTES = 2**23
 
 
 class MappedFile:
@@ -26,20 +28,39 @@ class MappedFile:
         """Raises OSError."""
         self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - closed by close()
         self._position = 0
+        # What is mapped already, and where it begins; up to where it may be read ahead.
+        self._window, self._begins = memoryview(b""), 0
+        self._stop = 0
+
+    def read_ahead(self, stop: int) -> None:
+        """What lies before this position will be read, piece by piece."""
+        self._stop = stop
 
     def read(self, size: int) -> bytes | memoryview:
         """The next `size` bytes, fewer at the file's end. Raises OSError."""
         start = self._position
-        # What a damaged header asks for may be more than there is memory.
-        size = max(0, min(size, os.fstat(self._file.fileno()).st_size - start))
-        data: bytes | memoryview | None = None
-        if size >= _LEAST_BYTES:
-            data = self._mapped(start, size)
-        if data is None:
-            self._file.seek(start)
-            data = b"".join(self._copied(size))
-        self._position = start + len(data)
-        return data
+        inside = start - self._begins
+        if not 0 <= inside <= inside + size <= len(self._window):
+            # What a damaged header asks for may be more than there is memory.
+            left = os.fstat(self._file.fileno()).st_size - start
+            size = max(0, min(size, left))
+            more = max(size, min(_AHEAD_BYTES, self._stop - start, left))
+            if more < _LEAST_BYTES or not self._map(start, more):
+                self._file.seek(start)
+                data = b"".join(self._copied(size))
+                self._position = start + len(data)
+                return data
+            inside = 0
+        self._position = start + size
+        return self._window[inside : inside + size]
+
+    def _map(self, start: int, size: int) -> bool:
+        """Whether it could be; else it is to be read as usual."""
+        mapped = self._mapped(start, size)
+        if mapped is None:
+            return False
+        self._window, self._begins = mapped, start
+        return True
 
     def _mapped(self, start: int, size: int) -> memoryview | None:
         """None where it is to be read as usual, or cannot be."""
@@ -74,4 +95,5 @@ class MappedFile:
 
     def close(self) -> None:
         """Views that are in use stay."""
+        self._window = memoryview(b"")
         self._file.close()

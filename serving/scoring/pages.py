@@ -161,6 +161,7 @@ class Pages:
         if chunk.has_dictionary_page:
             at = min(at, chunk.dictionary_page_offset)
         end = at + chunk.total_compressed_size
+        self._file.read_ahead(end)
         first, stop = map(int, self._starts[group : group + 2])
         if chunk.num_values != stop - first:
             # Lists of another length.
