@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).resolve().parents[2]
 # Of input that is surely worth the start of other processes.
 _LARGE_BYTES = 32 * 2**20
-# Arrow's allocator keeps what is freed: the next chunk is as large, and to give memory back and
-# take it again costs a tenth of the time of reading and inference.
-_ALLOCATOR = {"MIMALLOC_PURGE_DELAY": "-1"}
+# Arrow's allocator keeps what is freed for a second: the next chunk is as large, and to give memory
+# back and take it again costs a tenth of the time of reading and inference. Kept for ever, memory
+# would grow by a fifth until it has every size of pieces that are ever needed.
+_ALLOCATOR = {"MIMALLOC_PURGE_DELAY": "1000"}
 
 
 @dataclass
