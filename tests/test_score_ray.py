@@ -53,7 +53,7 @@ def test_it_gives_the_same_bytes_and_goes_on_where_the_other_was(
     score(digits, given, tmp_path / "local", Options(workers=1))
     expected = bytes_of(tmp_path / "local")
     summary = score(digits, given, tmp_path / "ray", options, engine=ray_engine())
-    assert summary["rows_scored"] == 200_000 and len(summary["parts"]) == 18
+    assert summary["rows_scored"] == 200_000 and len(summary["parts"]) == 14
     assert bytes_of(tmp_path / "ray") == expected
 
     def stop(progress: object) -> None:
