@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,9 +25,9 @@ from serving.pace import Pace
 
 _log = logging.getLogger("bentoml.parityline")
 
-# The weight of the last batch in the running factor, and the factor's bound.
-_WEIGHT = 0.1
-_MOST = 100.0
+# How far back the loop's turns count, in longest waits, and what they are weighed against.
+_MEMORY = 10.0
+_DOUBT = 0.1
 # Of the longest wait, the share for which the loop may be kept from reading.
 _LONGEST_TURN = 0.5
 
@@ -45,7 +46,7 @@ class Observer(Protocol):
 class Limits:
     """What may wait, and how it is joined.
 
-    max_wait_s: a request that would wait longer than this, by the model's measured pace, is
+    max_wait_s: a request that would wait longer than this, by what rows have taken of late, is
     refused. max_delay_s: how long a lone request waits for others when the model is free.
     """
 
@@ -123,14 +124,17 @@ class Batcher:
         self.queued_rows = 0
         self._queued_bytes = 0
         self._running_until = 0.0
-        # While requests wait: how much longer the loop takes from batch to batch than the model
-        # for one, as it reads and refuses others meanwhile.
-        self._stretch = 1.0
-        self._waiting_since = 0.0
-        # When the loop last came back from the model, and, until all has been read that has come
-        # meanwhile, when it went there.
+        # When the loop last came back from the model, or there was something for it to do again;
+        # and, until all has been read that has come meanwhile, when it went there.
         self._back_s = 0.0
         self._away_since = 0.0
+        # Since then: what the model would have taken alone for what it ran, and whether any waited
+        # for others. While some do the loop reads and refuses others too: how long it took of late
+        # for what the model alone would have taken.
+        self._ran_s = 0.0
+        self._has_backlog = False
+        self._turns_s = self._doubt_s = _DOUBT * limits.max_wait_s
+        self._alone_s = self._doubt_s
         self._scheduled = False
         self._delay: asyncio.TimerHandle | None = None
         self._closing = False
@@ -138,20 +142,21 @@ class Batcher:
         self._idle.set()
         self._thread = thread
 
-    def check_wait(self, before: int = 0, before_s: float = 0.0) -> None:
-        """Raise Overloaded where a request that came now would wait too long.
+    def overload(self, before: int = 0, before_s: float = 0.0) -> Overloaded | None:
+        """Why a request that came now would be refused: it would wait too long; None: it would not.
 
         before: rows that will be queued before it; before_s: until it is queued itself.
         """
         if not self._queue and not before:
-            return
+            return None
         now = time.perf_counter()
         wait_s = max(self._expected_s(now, before), before_s)
         if self._away_since:
             # It has waited to be read, too.
             wait_s += now - self._away_since
-        if wait_s > self._limits.max_wait_s:
-            raise Overloaded("wait", f"an answer would wait {wait_s:.2g} s", wait_s)
+        if wait_s <= self._limits.max_wait_s:
+            return None
+        return Overloaded("wait", f"an answer would wait {wait_s:.2g} s", wait_s)
 
     def submit(self, raw: np.ndarray, deliver: Deliver) -> Ticket:
         """Queue these rows; `deliver` is called once, on the loop: their answer, or an error.
@@ -170,7 +175,9 @@ class Batcher:
                 raise Overloaded("bytes", message, self._expected_s(now))
         if self._idle.is_set():
             # What the loop has done since it last came back was not all reading.
+            self._forget(now - self._back_s)
             self._back_s = now
+            self._has_backlog = False
         ticket = Ticket(raw, deliver, now)
         self._queue.append(ticket)
         self.queued_rows += len(raw)
@@ -187,9 +194,9 @@ class Batcher:
         self._thread.shutdown(wait=True)
 
     def _expected_s(self, now: float, more_rows: int = 0) -> float:
-        """Until what runs and waits, and more_rows, is answered, at the model's pace."""
-        queued_s = self._pace.seconds(self.queued_rows + more_rows, self._limits.batch_rows)
-        return max(self._running_until - now, 0.0) + self._stretch * queued_s
+        """Until what runs and waits, and more_rows, is answered, as fast as rows were of late."""
+        queued_s = self._pace.alone_s(self.queued_rows + more_rows, self._limits.batch_rows)
+        return max(self._running_until - now, 0.0) + queued_s * self._turns_s / self._alone_s
 
     def _schedule(self) -> None:
         """Let the next batch be made once what arrives in this turn of the loop is in."""
@@ -231,7 +238,7 @@ class Batcher:
             # What was accepted comes before what more there is to read, for a while.
             if time.perf_counter() - began > allowed_s:
                 break
-        self._back_s = time.perf_counter()
+        self._came_back()
         if self._back_s - began > self._on_loop_s:
             self._away_since = began
             asyncio.get_running_loop().call_soon(self._all_read)
@@ -264,21 +271,39 @@ class Batcher:
         self, pieces: _Pieces, answer: Answer | list[Answer | Exception], seconds: float
     ) -> None:
         self._hand_out(pieces, answer, seconds)
-        self._back_s = time.perf_counter()
+        self._came_back()
         self._go_on()
+
+    def _came_back(self) -> None:
+        """From the model."""
+        before, self._back_s = self._back_s, time.perf_counter()
+        turn_s = self._back_s - before
+        self._forget(turn_s)
+        if self._has_backlog:
+            self._turns_s += turn_s
+            self._alone_s += self._ran_s
+        self._ran_s = 0.0
+        self._has_backlog = bool(self._queue)
+
+    def _forget(self, seconds: float) -> None:
+        """So much later what was before says less: then it is taken to be as fast as alone."""
+        kept = math.exp(-seconds / (_MEMORY * self._limits.max_wait_s))
+        self._turns_s = self._doubt_s + kept * (self._turns_s - self._doubt_s)
+        self._alone_s = self._doubt_s + kept * (self._alone_s - self._doubt_s)
 
     def _go_on(self) -> None:
         self._scheduled = False
         if self._queue:
             self._schedule()
         else:
-            self._waiting_since = 0.0
             self._idle.set()
 
     def _hand_out(
         self, pieces: _Pieces, answer: Answer | list[Answer | Exception], seconds: float
     ) -> None:
         rows = sum(stop - start for _, start, stop in pieces)
+        self._ran_s += self._pace.alone_s(rows, self._limits.batch_rows)
+        self._has_backlog |= bool(self._queue)
         if isinstance(answer, list):
             for (ticket, _, _), outcome in zip(pieces, answer, strict=True):
                 if isinstance(outcome, Exception):
@@ -297,10 +322,6 @@ class Batcher:
                     waits.append(ticket.started - ticket.submitted)
                 offset += stop - start
             self._observer.batch(rows, seconds, waits)
-            now = time.perf_counter()
-            turn_s = now - self._waiting_since if self._waiting_since else seconds
-            self._stretch += _WEIGHT * (min(turn_s / max(seconds, 1e-9), _MOST) - self._stretch)
-            self._waiting_since = now
 
     def _hand_to(self, ticket: Ticket, answer: Answer) -> bool:
         """Whether the request is answered with this piece."""

@@ -18,73 +18,22 @@ from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving.admission import Admission
-from serving.exchange import Exchange, Reply
+from serving.exchange import Reply
+from serving.prediction import Prediction
+from serving.reading import Reader
 
 _MAX_HEAD_BYTES = 64 * 1024
 # Requests that one connection may have waiting behind another.
 _MAX_PIPELINED = 4000
 # A body may take longer than its time while it comes at this rate.
 _SLOWEST_BYTES_S = 16 * 1024
-# Smaller pieces of a body are put together as they come.
-_SMALL_PIECE_BYTES = 1024
+# What is still to come of a body that is read without the parser, and whose request is refused
+# before it is there.
+_LARGE_BYTES = 16 * 1024
 # A client that is sending a body reads no answer before it has sent it: so much and so long is
 # read and thrown away after a refusal, so that it sees the refusal and not a broken connection.
 _LINGER_BYTES = 128 * 2**20
 _LINGER_S = 5.0
-# A caller that was refused and asks again at once hears of it no sooner than this. It would
-# otherwise take the processor from the model that it waits for, and have even more refused.
-_REFUSALS_APART_S = 0.02
-
-
-class Prediction(Exchange):
-    """A request to a prediction route, where uvicorn has a cycle for one to the app.
-
-    started: the requests before it on this connection are answered. complete: its body is in.
-    refusal: what it is answered with, whatever its body is.
-    """
-
-    __slots__ = (
-        "began", "chunks", "complete", "connection", "disconnected", "expects", "is_head",
-        "keep_alive", "refusal", "size", "started",
-    )  # fmt: skip
-
-    def __init__(
-        self, connection: Connection, path: str, query: str, headers: dict[bytes, bytes]
-    ) -> None:
-        super().__init__(path, query, headers, b"")
-        self.connection = connection
-        self.began = connection.loop.time()
-        self.expects = connection.expect_100_continue
-        self.is_head = connection.parser.get_method() == b"HEAD"
-        self.keep_alive = (
-            connection.parser.get_http_version() != "1.0" and connection.parser.should_keep_alive()
-        )
-        self.chunks: list[bytes | bytearray] = []
-        self.size = 0
-        self.started = False
-        self.complete = False
-        self.refusal: Reply | None = None
-        self.disconnected = False
-
-    @property
-    def response_complete(self) -> bool:
-        """uvicorn's name for it."""
-        return self.answered
-
-    def send(self, reply: Reply) -> None:
-        """See `Exchange`."""
-        self.connection.respond(self, reply)
-
-    def refuse(self, reply: Reply) -> None:
-        """See `Exchange`."""
-        connection = self.connection
-        now = connection.loop.time()
-        moment = max(now, connection.next_refusal)
-        connection.next_refusal = moment + _REFUSALS_APART_S
-        if moment > now:
-            connection.loop.call_at(moment, self.reply, reply)
-        else:
-            self.reply(reply)
 
 
 class Connection(HttpToolsProtocol):
@@ -111,6 +60,8 @@ class Connection(HttpToolsProtocol):
         # Of the bodies of all its requests that went to the app, until they are all answered.
         self._app_held = 0
         self._lingered_bytes: int | None = None
+        # Of a body that the parser need not see: what is to come.
+        self.large_left = 0
         self.next_refusal = 0.0
         # Whose answer comes next; `cycle` is the request that was parsed last.
         self._turn: Any = None
@@ -118,6 +69,7 @@ class Connection(HttpToolsProtocol):
             # The connection itself lives on, elsewhere.
             transport.abort()
             return
+        transport.set_protocol(Reader(self))
         refusal = self.admission.admit(self)
         if refusal is not None:
             self._write(refusal, keep_alive=False)
@@ -140,17 +92,16 @@ class Connection(HttpToolsProtocol):
             self.cycle = None
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
+    def read(self, data: memoryview) -> None:
         """Parse, within limits."""
         if self._lingered_bytes is not None:
-            self._lingered_bytes += len(data)
-            if self._lingered_bytes > _LINGER_BYTES:
-                self.transport.abort()
+            self._linger_on(len(data))
+            if self.transport.is_closing():
                 return
         else:
             # Of a head, and of what comes after a body.
             self._head_bytes += len(data)
-        pieces = [memoryview(data)]
+        pieces = [data]
         try:
             while pieces:
                 piece = pieces.pop()
@@ -182,9 +133,14 @@ class Connection(HttpToolsProtocol):
             return None
         lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode())]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser = self._new_parser()
         return b"\r\n".join([*lines, b"", b""])
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        # As uvicorn's own.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
 
     # The parser calls these, in this order, for each request.
 
@@ -224,6 +180,8 @@ class Connection(HttpToolsProtocol):
         free = self._is_free() and not self.flow.write_paused
         self.cycle = cycle
         if free:
+            if refusal is None and cycle.to_come > _LARGE_BYTES and not cycle.expects:
+                cycle.overload = self.worker.overload()
             self._start(cycle)
         else:
             self.flow.pause_reading()
@@ -233,9 +191,12 @@ class Connection(HttpToolsProtocol):
         """A piece of a body: counted, timed, kept."""
         self._head_bytes = 0
         cycle = self.cycle
-        if self._lingered_bytes is not None or self.transport.is_closing():
-            return
-        if not isinstance(cycle, Prediction):
+        if isinstance(cycle, Prediction):
+            if cycle.is_wanted:
+                cycle.keep(body)
+            self._took(cycle, len(body))
+            self.large_left = cycle.to_come if cycle.to_come > _LARGE_BYTES else 0
+        elif self._lingered_bytes is None and not self.transport.is_closing():
             self._app_bytes += len(body)
             self._extend(self._app_began, self._app_bytes)
             self._app_held += len(body)
@@ -245,24 +206,17 @@ class Connection(HttpToolsProtocol):
                 self._refuse_connection(refusal)
             else:
                 super().on_body(body)
-            return
-        if cycle.answered or cycle.refusal is not None:
-            return
-        chunks = cycle.chunks
-        # Pieces of a few bytes, each an object of its own, would take many times what is counted.
-        if not chunks or len(body) >= _SMALL_PIECE_BYTES:
-            chunks.append(body)
-        elif isinstance(chunks[-1], bytearray):
-            chunks[-1] += body
-        else:
-            chunks.append(bytearray(body))
-        cycle.size += len(body)
-        self.worker.held_bytes += len(body)
-        if cycle.started:
-            self._extend(cycle.began, cycle.size)
-        refusal = self.admission.refuse_body(cycle.size) or self.admission.refuse_more()
-        if refusal is not None:
-            self._refuse(cycle, refusal)
+
+    def came(self, size: int) -> None:
+        """So many bytes of a large body have come, past the parser."""
+        self.large_left -= size
+        if self._lingered_bytes is not None:
+            self._linger_on(size)
+        self._took(self.cycle, size)
+        if not self.large_left and not self.transport.is_closing():
+            # The one before would wait for this body.
+            self.parser = self._new_parser()
+            self.on_message_complete()
 
     def on_message_complete(self) -> None:
         """A request's last byte."""
@@ -282,10 +236,7 @@ class Connection(HttpToolsProtocol):
             if self._is_free():
                 self._release_app()
             return
-        cycle.complete = True
-        chunks = cycle.chunks
-        cycle.body = bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
-        cycle.chunks = []
+        cycle.close_body()
         if cycle.started and not cycle.answered:
             self._run(cycle)
 
@@ -397,14 +348,29 @@ class Connection(HttpToolsProtocol):
             self._run(cycle)
         else:
             cycle.began = self.loop.time()
-            self._extend(cycle.began, cycle.size)
+            self._extend(cycle.began, cycle.came)
             if cycle.expects:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _run(self, cycle: Prediction) -> None:
         self._deadline = self.loop.time() + self.settings.request_timeout_s
         cycle.arrived = time.perf_counter()
-        self.worker.begin(cycle.path, cycle)
+        self.worker.begin(cycle.path, cycle, cycle.overload)
+
+    def _took(self, cycle: Prediction, size: int) -> None:
+        """So many bytes of its body have come: counted, timed, and held if they are kept."""
+        cycle.came += size
+        cycle.to_come -= size
+        if self._lingered_bytes is not None or self.transport.is_closing():
+            return
+        if cycle.started and cycle.to_come:
+            self._extend(cycle.began, cycle.came)
+        if cycle.is_wanted:
+            cycle.size += size
+            self.worker.held_bytes += size
+            refusal = self.admission.refuse_body(cycle.size) or self.admission.refuse_more()
+            if refusal is not None:
+                self._refuse(cycle, refusal)
 
     def _extend(self, began: float, size: int) -> None:
         allowed_s = self.settings.read_timeout_s + size / _SLOWEST_BYTES_S
@@ -447,11 +413,8 @@ class Connection(HttpToolsProtocol):
 
     def _release(self, cycle: Prediction) -> None:
         """Its body is held no more."""
-        self.worker.held_bytes -= cycle.size
-        cycle.size = 0
-        cycle.chunks = []
+        self.worker.held_bytes -= cycle.drop_body()
         # An idle connection keeps its last cycle.
-        cycle.body = b""
         cycle.ticket = None
 
     def _release_app(self) -> None:
@@ -462,6 +425,12 @@ class Connection(HttpToolsProtocol):
         self._lingered_bytes = 0
         self._deadline = self.loop.time() + _LINGER_S
         self.flow.resume_reading()
+
+    def _linger_on(self, size: int) -> None:
+        assert self._lingered_bytes is not None
+        self._lingered_bytes += size
+        if self._lingered_bytes > _LINGER_BYTES:
+            self.transport.abort()
 
     def _close(self) -> None:
         self._deadline = self.loop.time() + _LINGER_S

@@ -52,9 +52,8 @@ class Endpoint(Protocol):
 def body_of(exchange: Exchange, max_bytes: int) -> bytes:
     """The request's body, inflated where it is compressed."""
     encoding = exchange.headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
-    if not encoding or encoding == "identity":
-        return exchange.body
-    return inflate(exchange.body, encoding, max_bytes)
+    body = bytes(exchange.body)
+    return body if encoding in ("", "identity") else inflate(body, encoding, max_bytes)
 
 
 class Predict:
@@ -117,10 +116,9 @@ class PredictImage:
 
     def takes_long(self, exchange: Exchange) -> bool:
         """A small picture takes as long as handing it to a thread, any other longer."""
-        body = exchange.body
-        if exchange.files is not None or len(body) > _SMALL_FILE_BYTES:
+        if exchange.files is not None or len(exchange.body) > _SMALL_FILE_BYTES:
             return True
-        size = claimed_size(body)
+        size = claimed_size(bytes(exchange.body))
         if size is None or b"content-encoding" in exchange.headers:
             return True
         return pixels_made(size, self._spec) > _SMALL_PIXELS
@@ -172,13 +170,18 @@ class Infer:
 
     def decode(self, exchange: Exchange) -> tuple[np.ndarray, tuple[InferRequest, bytes]]:
         """See `Endpoint`; remembers the request and the encodings that its caller takes."""
+        body: bytes | bytearray
         length = exchange.headers.get(b"inference-header-content-length")
         if length is not None and not re.fullmatch(rb"[0-9]{1,12}", length):
             raise DataError(
                 "Inference-Header-Content-Length: expected a whole number of bytes, "
                 f"found {length.decode('latin-1')!r}"
             )
-        body = body_of(exchange, self._max_body_bytes)
+        if length is None or b"content-encoding" in exchange.headers:
+            body = body_of(exchange, self._max_body_bytes)
+        else:
+            # Tensors are read where they lie.
+            body = exchange.body
         request = self._protocol.decode(body, None if length is None else int(length))
         return request.raw, (request, exchange.headers.get(b"accept-encoding", b""))
 

@@ -77,7 +77,7 @@ class Exchange:
         # The endpoint's, once that is known.
         self.route = ""
         self.headers = headers
-        self.body = body
+        self.body: bytes | bytearray = body
         self.files: list[tuple[str, bytes]] | None = None
         self.arrived = time.perf_counter()
         self.ticket: Ticket | None = None

@@ -23,7 +23,7 @@ from artifacts.errors import DataError
 from artifacts.inputs import Column, ImageInput, TableInput
 from artifacts.manifest import Manifest
 from serving.oip_plan import Plan, Planner, RequestedOutput, Tensor, shown
-from serving.oip_tensors import FLOATS, as_element, as_floats, read_binary, read_json
+from serving.oip_tensors import FLOATS, Bytes, as_element, as_floats, read_binary, read_json
 
 # A header of 100 columns is one of 10 KB.
 _KEPT_HEADER_BYTES = 16 * 1024
@@ -55,13 +55,13 @@ class InferenceProtocol:
         self._label_elements = [as_element(label) for label in manifest.labels]
         self._label_json = [msgspec.json.encode(label) for label in manifest.labels]
 
-    def decode(self, body: bytes, header_length: int | None) -> InferRequest:
+    def decode(self, body: Bytes, header_length: int | None) -> InferRequest:
         """header_length: of the JSON before the binary data; None where the body is all JSON.
 
         Raise DataError naming the input, or the place in the request, that does not fit.
         """
         if header_length is None:
-            plan = self._plan(body)
+            plan = self._plan(bytes(body))
             if plan.size:
                 raise DataError(
                     "binary_data_size: expected the header Inference-Header-Content-Length with it"
@@ -75,7 +75,7 @@ class InferenceProtocol:
         else:
             start = header_length
             keep = start <= _KEPT_HEADER_BYTES
-            plan = (self._kept_plan if keep else self._plan)(body[:start])
+            plan = (self._kept_plan if keep else self._plan)(bytes(body[:start]))
             if start + plan.size != len(body):
                 raise DataError(
                     f"the body: expected {plan.size} bytes of binary data, as its inputs' "
@@ -139,7 +139,7 @@ class InferenceProtocol:
         return start, msgspec.json.encode(values.ravel().tolist())[1:-1]
 
 
-def _read_images(plan: Plan, body: bytes, start: int, spec: ImageInput) -> np.ndarray:
+def _read_images(plan: Plan, body: Bytes, start: int, spec: ImageInput) -> np.ndarray:
     """Raw input, uint8 [rows, *spec.shape]; `start`: where the body's binary data begins."""
     (images,) = plan.tensors
     if images.size is None:
@@ -151,7 +151,7 @@ def _read_images(plan: Plan, body: bytes, start: int, spec: ImageInput) -> np.nd
     return np.frombuffer(body, np.uint8, images.size, start).reshape(plan.rows, *spec.shape)
 
 
-def _read_table(plan: Plan, body: bytes, start: int, spec: TableInput) -> np.ndarray:
+def _read_table(plan: Plan, body: Bytes, start: int, spec: TableInput) -> np.ndarray:
     """Raw input, float64 [rows, the columns' widths]."""
     if plan.one_datatype:
         count = plan.rows * len(plan.tensors)
@@ -179,7 +179,7 @@ def _read_table(plan: Plan, body: bytes, start: int, spec: TableInput) -> np.nda
 
 
 def _read_column(
-    tensor: Tensor, column: ColumnSpec, body: bytes, start: int
+    tensor: Tensor, column: ColumnSpec, body: Bytes, start: int
 ) -> np.ndarray | Sequence[Cell]:
     """One cell a row."""
     if tensor.size is not None:

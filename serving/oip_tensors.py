@@ -19,6 +19,7 @@ import numpy as np
 
 from artifacts.errors import DataError
 
+Bytes = bytes | bytearray
 FLOATS = {"FP64": "<f8", "FP32": "<f4", "FP16": "<f2"}
 INTEGERS = {
     f"{kind}{8 * size}": f"<{kind[0].lower()}{size}"
@@ -44,12 +45,13 @@ def item_size(datatype: str) -> int | None:
 
 
 def read_binary(
-    datatype: str, body: bytes, start: int, size: int, count: int
+    datatype: str, body: Bytes, start: int, size: int, count: int
 ) -> np.ndarray | list[str]:
     """`count` elements of body[start : start + size], row-major.
 
     size: count * item_size(datatype), or for BYTES any that lies in the body.
-    Returns a read-only array of the datatype (float32 for BF16), or texts for BYTES.
+    Returns an array of the datatype (float32 for BF16), mostly the body's own memory, or texts for
+    BYTES.
     """
     if datatype == "BYTES":
         return _read_texts(body, start, start + size, count)
@@ -62,7 +64,7 @@ def read_binary(
     return array
 
 
-def _read_texts(body: bytes, start: int, stop: int, count: int) -> list[str]:
+def _read_texts(body: Bytes, start: int, stop: int, count: int) -> list[str]:
     texts: list[str] = []
     unpack, prefix = _LENGTH.unpack_from, _LENGTH.size
     for index in range(count):

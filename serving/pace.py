@@ -60,10 +60,14 @@ class Pace:
 
     def seconds(self, rows: int, batch_rows: int) -> float:
         """Of so many rows, in batches of at most batch_rows, at the present pace."""
+        return self._factor * self.alone_s(rows, batch_rows)
+
+    def alone_s(self, rows: int, batch_rows: int) -> float:
+        """The same at the pace that was measured first, when nothing else was done."""
         if rows < batch_rows:
-            return self._factor * self._measured(rows)
+            return self._measured(rows)
         full, rest = divmod(rows, batch_rows)
-        return self._factor * (full * self._measured(batch_rows) + self._measured(rest))
+        return full * self._measured(batch_rows) + self._measured(rest)
 
     def observe(self, rows: int, seconds: float, batch_rows: int) -> None:
         """A batch took so long: a machine that others use too is slower than at the start."""

@@ -76,8 +76,15 @@ class Worker:
         counts.queued_rows = self.model.batcher.queued_rows
         return counts
 
-    def begin(self, path: str, exchange: Exchange) -> None:
-        """Answer a request; the reply is sent before this returns, or later."""
+    def overload(self) -> Overloaded | None:
+        """Why a request that came now would be refused, if it would."""
+        return self.model.batcher.overload(self._decoding.waiting, self._decoding.expected_s)
+
+    def begin(self, path: str, exchange: Exchange, overload: Overloaded | None = None) -> None:
+        """Answer a request; the reply is sent before this returns, or later.
+
+        overload: why it is refused, where that was found out before its body had come.
+        """
         model = self.model
         endpoint = model.endpoints.get(path)
         if endpoint is None:
@@ -87,13 +94,15 @@ class Worker:
         exchange.route = endpoint.route
         model.pending += 1
         self.metrics.counts.in_progress += 1
+        # Before the work of decoding what would be refused. Each request that is decoded now has a
+        # row at least.
+        overload = overload or self.overload()
+        if overload is not None:
+            self._end(model, exchange, overload)
+            return
         try:
-            # Before the work of decoding what would be refused. Each request that is decoded
-            # now has a row at least.
-            decoding = self._decoding
-            model.batcher.check_wait(decoding.waiting, decoding.expected_s)
             if endpoint.takes_long(exchange):
-                decoding.check_room()
+                self._decoding.check_room()
                 self._decoding.submit(
                     lambda: endpoint.decode(exchange),
                     lambda decoded: self._decoded(model, endpoint, exchange, decoded),

@@ -32,8 +32,8 @@ from serving.worker import Worker
 
 # A busy machine gets this long for what takes milliseconds.
 PATIENCE_S = 20.0
-# So slow by their pace that batches run in the model's thread, and so quick that they do not.
-IN_THREAD, ON_LOOP = Pace([1], [0.003]), Pace([1], [1e-6])
+# Seconds a row: so slow that batches run in the model's thread, and so quick that they do not.
+IN_THREAD_S, ON_LOOP_S = 0.003, 1e-6
 
 
 class Gate:
@@ -85,10 +85,11 @@ def listening(
     *,
     run: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
     tokens: Path | None = None,
+    server_options: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Listening]:
-    """run: instead of the model; it runs in the model's thread."""
-    pace = IN_THREAD if run else ON_LOOP
+    """run: instead of the model; it runs in the model's thread. server_options: of uvicorn."""
+    pace = Pace([1], [IN_THREAD_S if run else ON_LOOP_S])
     prepared = Prepared(replace(predictor, model=run) if run else predictor, pace)
     started: list[tuple[Worker, asyncio.AbstractEventLoop]] = []
 
@@ -114,6 +115,7 @@ def listening(
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=5,
+        **(server_options or {}),
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -4,103 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batcher import Answer, Batcher, Cancelled, Limits, Ticket
+from serving.batcher import Answer, Cancelled, Ticket
 from serving.overload import Overloaded
-from serving.pace import Pace
-
-PATIENCE_S = 20.0
-Outcome = Answer | Exception
-
-
-async def answer(batcher: Batcher, raw: np.ndarray) -> Answer:
-    """What `submit` delivers; cancelling this cancels the request."""
-    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-    def deliver(outcome: Answer | Exception) -> None:
-        if future.done():
-            return
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
-
-    ticket = batcher.submit(raw, deliver)
-    try:
-        return await future
-    finally:
-        ticket.cancel()
-
-
-class Seen:
-    """What the batcher told its observer."""
-
-    def __init__(self) -> None:
-        self.rows: list[int] = []
-        self.waits = 0
-
-    def batch(self, rows: int, seconds: float, waits: list[float]) -> None:
-        self.rows.append(rows)
-        self.waits += len(waits)
-
-
-def double(raw: np.ndarray) -> Answer:
-    if (raw < 0).any():
-        raise RuntimeError("bad row")
-    return raw * 2, raw * 3
-
-
-def batcher_of(
-    run: Callable[[np.ndarray], Answer],
-    *,
-    on_loop: bool = False,
-    on_loop_s: float | None = None,
-    batch_s: float = 1e-3,
-    observer: Seen | None = None,
-    **limits: float,
-) -> Batcher:
-    chosen = {"batch_rows": 100, "max_queue_rows": 10_000, "max_queue_bytes": 2**30, **limits}
-    return Batcher(
-        run,
-        Limits(**{"max_wait_s": 1e9, **chosen}),  # type: ignore[arg-type]
-        pace=Pace([1], [batch_s]),
-        on_loop_s=on_loop_s or (1e9 if on_loop else 0.0),
-        observer=observer or Seen(),
-        thread=ThreadPoolExecutor(1, "model"),
-    )
-
-
-def rows(count: int, value: float = 1.0) -> np.ndarray:
-    return np.full((count, 2), value, dtype=np.float32)
-
-
-async def turn_until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-class Gate:
-    """A model that waits until it is let through; `inside` is set once it runs."""
-
-    def __init__(self) -> None:
-        self.inside, self.go = threading.Event(), threading.Event()
-        self.batches: list[list[float]] = []
-
-    def __call__(self, raw: np.ndarray) -> Answer:
-        self.batches.append(raw[:, 0].tolist())
-        self.inside.set()
-        assert self.go.wait(PATIENCE_S)
-        return double(raw)
-
+from tests.batching import (
+    PATIENCE_S,
+    Gate,
+    Outcome,
+    Seen,
+    answer,
+    batcher_of,
+    double,
+    rows,
+    turn_until,
+)
 
 PLANS = st.lists(
     st.tuples(
@@ -276,27 +198,6 @@ def test_a_full_queue_refuses_and_serves_what_it_accepted(
     assert [len(outcome[0]) for outcome in outcomes if isinstance(outcome, tuple)] == [30, 4, 4]
 
 
-def test_who_would_wait_too_long_by_the_pace_is_refused() -> None:
-    gate = Gate()
-
-    async def scenario() -> None:
-        # 10 s for a row.
-        batcher = batcher_of(gate, batch_rows=1, batch_s=10, max_wait_s=25)
-        batcher.check_wait()
-        batcher.submit(rows(1), lambda _: None)
-        await asyncio.to_thread(gate.inside.wait, PATIENCE_S)
-        batcher.submit(rows(1), lambda _: None)
-        batcher.check_wait()
-        batcher.submit(rows(1), lambda _: None)
-        with pytest.raises(Overloaded) as refused:
-            batcher.check_wait()
-        assert refused.value.reason == "wait" and 25 < refused.value.retry_after_s <= 30
-        gate.go.set()
-        await batcher.close()
-
-    asyncio.run(scenario())
-
-
 def test_a_lone_request_waits_for_others_and_a_full_batch_for_nobody() -> None:
     seen = Seen()
 
@@ -333,96 +234,3 @@ def test_closing_answers_all_and_takes_nothing_more() -> None:
 
     asyncio.run(scenario())
     assert all((outcome[0] == 2).all() for outcome in outcomes if isinstance(outcome, tuple))
-
-
-def test_what_the_loop_does_between_batches_is_part_of_the_wait() -> None:
-    """Twenty rows of a millisecond each, of which the loop has time for one in twenty."""
-
-    async def scenario() -> None:
-        batcher = batcher_of(lambda raw: (time.sleep(0.001), double(raw))[1], on_loop=True,
-                             batch_rows=1, max_wait_s=0.1)  # fmt: skip
-        answered: list[Outcome] = []
-
-        def deliver(outcome: Outcome) -> None:
-            answered.append(outcome)
-            time.sleep(0.02)
-
-        for _ in range(20):
-            batcher.submit(rows(1), deliver)
-        batcher.check_wait()
-        await turn_until(lambda: len(answered) == 20)
-        for _ in range(20):
-            batcher.submit(rows(1), deliver)
-        with pytest.raises(Overloaded) as refused:
-            batcher.check_wait()
-        assert refused.value.reason == "wait"
-        await batcher.close()
-
-    asyncio.run(scenario())
-
-
-class Clock:
-    """A time that passes only where work is said to take some."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr("serving.batcher.time.perf_counter", lambda: self.now)
-
-    def model(self, seconds: float) -> Callable[[np.ndarray], Answer]:
-        def run(raw: np.ndarray) -> Answer:
-            self.now += seconds
-            return double(raw)
-
-        return run
-
-
-def in_turns(batcher: Batcher, clock: Clock, reading_s: float, requests: int) -> list[int]:
-    """How many of these requests are answered between one reading and the next."""
-    answered: list[int] = []
-
-    async def use() -> None:
-        for _ in range(requests):
-            batcher.submit(rows(100), lambda _: answered.append(len(turns)))
-        turns: list[None] = []
-        while len(answered) < requests:
-            clock.now += reading_s
-            turns.append(None)
-            await asyncio.sleep(0)
-        await batcher.close()
-
-    asyncio.run(use())
-    return [answered.count(turn) for turn in sorted(set(answered))]
-
-
-@pytest.mark.parametrize(("reading_s", "each"), [(0.0, 3), (0.001, 3), (0.0105, 11), (9.0, 26)])
-def test_the_model_gets_as_long_as_reading_took_and_never_half_of_the_longest_wait(
-    monkeypatch: pytest.MonkeyPatch, reading_s: float, each: int
-) -> None:
-    clock = Clock(monkeypatch)
-    limits = {"max_wait_s": 0.05, "max_queue_rows": 10**6}
-    batcher = batcher_of(clock.model(0.001), on_loop_s=0.0025, batch_s=1e-5, **limits)
-    found = in_turns(batcher, clock, reading_s, 200)
-    assert found[:-1] == [each] * (len(found) - 1)
-
-
-def test_what_a_request_waited_to_be_read_is_part_of_its_wait(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = Clock(monkeypatch)
-    batcher = batcher_of(clock.model(0.004), on_loop_s=0.003, max_wait_s=0.0061, batch_s=1e-5)
-
-    async def use() -> None:
-        for _ in range(5):
-            batcher.submit(rows(100), lambda _: None)
-        batcher.check_wait()
-        await asyncio.sleep(0)
-        # One batch has run for 4 ms, and four of a millisecond each wait: 8 ms for who is read now.
-        with pytest.raises(Overloaded) as caught:
-            batcher.check_wait()
-        assert caught.value.reason == "wait"
-        clock.now += 100
-        await batcher.close()
-        # All that came meanwhile has been read.
-        batcher.check_wait()
-
-    asyncio.run(use())

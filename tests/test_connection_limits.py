@@ -304,7 +304,7 @@ def test_a_connection_with_too_many_requests_waiting_is_cut_off(
 def test_who_is_refused_and_asks_again_at_once_waits_for_the_next_refusal(
     digits: Predictor, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.connection._REFUSALS_APART_S", 2.0)
+    monkeypatch.setattr("serving.prediction._REFUSALS_APART_S", 2.0)
     with (
         listening(digits, run=gate, max_queue_rows=1) as server,
         server.connect() as running,

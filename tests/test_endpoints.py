@@ -13,15 +13,16 @@ from artifacts.predictor import Predictor
 from serving.endpoints import PredictImage
 from serving.exchange import Exchange
 from serving.metrics import Metrics
+from serving.pace import Pace
 from serving.served import Prepared, ServedModel, serve_model
 from serving.settings import Settings
-from tests.listening import ON_LOOP
+from tests.listening import ON_LOOP_S
 
 LONG = b" " * 70_000
 
 
 def served(predictor: Predictor, folder: Path) -> ServedModel:
-    return serve_model(Prepared(predictor, ON_LOOP), Settings(), Metrics(folder))
+    return serve_model(Prepared(predictor, Pace([1], [ON_LOOP_S])), Settings(), Metrics(folder))
 
 
 def asked(body: bytes, **headers: str) -> Exchange:

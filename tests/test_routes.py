@@ -28,17 +28,17 @@ from serving.served import Prepared
 from serving.settings import Settings
 from serving.worker import Worker
 from tests.answers import probabilities_in, rows_of
-from tests.listening import IN_THREAD, ON_LOOP, PATIENCE_S, Gate
+from tests.listening import IN_THREAD_S, ON_LOOP_S, PATIENCE_S, Gate
 
 
 @asynccontextmanager
 async def app_of(
-    predictor: Predictor, folder: Path, pace: Pace = ON_LOOP, **settings: int
+    predictor: Predictor, folder: Path, row_s: float = ON_LOOP_S, **settings: int
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Worker]]:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         app.state.worker = Worker(
-            Prepared(predictor, pace), Settings(**settings), Metrics(folder)  # type: ignore[arg-type]
+            Prepared(predictor, Pace([1], [row_s])), Settings(**settings), Metrics(folder)  # type: ignore[arg-type]
         )  # fmt: skip
         yield
         await app.state.worker.close()
@@ -146,7 +146,7 @@ def test_an_overloaded_service_answers_503_and_when_to_come_back(
 
     async def scenario() -> None:
         slow = replace(digits, model=gate)
-        async with app_of(slow, tmp_path, IN_THREAD, max_queue_rows=1) as (client, worker):
+        async with app_of(slow, tmp_path, IN_THREAD_S, max_queue_rows=1) as (client, worker):
             first = asyncio.create_task(client.post("/predict", json=body))
             await turn_until(lambda: gate.rows == 1)
             waits = asyncio.create_task(client.post("/predict", json=body))
@@ -170,7 +170,7 @@ def test_a_caller_that_is_gone_is_forgotten_whenever_that_was(
 
     async def scenario() -> None:
         slow = replace(digits, model=gate)
-        async with app_of(slow, tmp_path, IN_THREAD) as (client, worker):
+        async with app_of(slow, tmp_path, IN_THREAD_S) as (client, worker):
             now, later = (asyncio.create_task(client.post("/predict", json=body)) for _ in "12")
             await turn_until(lambda: worker.model.pending == 2)
             await turn_until(lambda: gate.rows > 0)
@@ -208,7 +208,7 @@ def test_what_was_accepted_is_answered_by_the_model_that_was_asked(
 
     async def scenario() -> None:
         slow = replace(digits, model=gate)
-        async with app_of(slow, tmp_path, IN_THREAD) as (client, worker):
+        async with app_of(slow, tmp_path, IN_THREAD_S) as (client, worker):
             runs = asyncio.create_task(client.post("/predict", json=body))
             await turn_until(lambda: gate.rows == 1)
             # Large enough to be decoded in a thread.
@@ -216,7 +216,7 @@ def test_what_was_accepted_is_answered_by_the_model_that_was_asked(
             decodes = asyncio.create_task(client.post("/predict/image", content=encode_png(large)))
             await turn_until(decoding.is_set)
             before = worker.model
-            worker.take_up(Prepared(cancer, ON_LOOP))
+            worker.take_up(Prepared(cancer, Pace([1], [ON_LOOP_S])))
             rows = {"instances": rows_of(cancer, cancer.golden.raw[:1])}
             answer = await client.post("/predict", json=rows)
             assert answer.json()["model"] == cancer.manifest.reference
