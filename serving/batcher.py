@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,13 +20,13 @@ from typing import Protocol
 import numpy as np
 
 from serving.overload import Overloaded
-from serving.pace import Pace
+from serving.pace import Pace, Slowdown
 
 _log = logging.getLogger("bentoml.parityline")
 
-# How far back the loop's turns count, in longest waits, and what they are weighed against.
-_MEMORY = 10.0
-_DOUBT = 0.1
+# How far back the loop's turns count, in longest waits. Where a machine is shared its pace changes
+# within either: the slower one is believed.
+_MEMORIES = (10.0, 2.0)
 # Of the longest wait, the share for which the loop may be kept from reading.
 _LONGEST_TURN = 0.5
 
@@ -129,12 +128,10 @@ class Batcher:
         self._back_s = 0.0
         self._away_since = 0.0
         # Since then: what the model would have taken alone for what it ran, and whether any waited
-        # for others. While some do the loop reads and refuses others too: how long it took of late
-        # for what the model alone would have taken.
+        # for others. While some do the loop reads and refuses others too.
         self._ran_s = 0.0
         self._has_backlog = False
-        self._turns_s = self._doubt_s = _DOUBT * limits.max_wait_s
-        self._alone_s = self._doubt_s
+        self._slowdowns = [Slowdown(memory * limits.max_wait_s) for memory in _MEMORIES]
         self._scheduled = False
         self._delay: asyncio.TimerHandle | None = None
         self._closing = False
@@ -175,7 +172,8 @@ class Batcher:
                 raise Overloaded("bytes", message, self._expected_s(now))
         if self._idle.is_set():
             # What the loop has done since it last came back was not all reading.
-            self._forget(now - self._back_s)
+            for slowdown in self._slowdowns:
+                slowdown.forget(now - self._back_s)
             self._back_s = now
             self._has_backlog = False
         ticket = Ticket(raw, deliver, now)
@@ -196,7 +194,8 @@ class Batcher:
     def _expected_s(self, now: float, more_rows: int = 0) -> float:
         """Until what runs and waits, and more_rows, is answered, as fast as rows were of late."""
         queued_s = self._pace.alone_s(self.queued_rows + more_rows, self._limits.batch_rows)
-        return max(self._running_until - now, 0.0) + queued_s * self._turns_s / self._alone_s
+        factor = max(slowdown.factor for slowdown in self._slowdowns)
+        return max(self._running_until - now, 0.0) + queued_s * factor
 
     def _schedule(self) -> None:
         """Let the next batch be made once what arrives in this turn of the loop is in."""
@@ -278,18 +277,12 @@ class Batcher:
         """From the model."""
         before, self._back_s = self._back_s, time.perf_counter()
         turn_s = self._back_s - before
-        self._forget(turn_s)
-        if self._has_backlog:
-            self._turns_s += turn_s
-            self._alone_s += self._ran_s
+        for slowdown in self._slowdowns:
+            slowdown.forget(turn_s)
+            if self._has_backlog:
+                slowdown.add(turn_s, self._ran_s)
         self._ran_s = 0.0
         self._has_backlog = bool(self._queue)
-
-    def _forget(self, seconds: float) -> None:
-        """So much later what was before says less: then it is taken to be as fast as alone."""
-        kept = math.exp(-seconds / (_MEMORY * self._limits.max_wait_s))
-        self._turns_s = self._doubt_s + kept * (self._turns_s - self._doubt_s)
-        self._alone_s = self._doubt_s + kept * (self._alone_s - self._doubt_s)
 
     def _go_on(self) -> None:
         self._scheduled = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable
@@ -13,6 +14,8 @@ _BUDGET_S = 0.03
 _LONGEST_BATCH_S = 0.1
 # A larger batch must answer rows this much faster to be worth the wait of those in it.
 _WORTH = 1.15
+# Until so much of its memory has passed under load a slowdown is little believed.
+_DOUBT = 0.01
 # The weight of the last batch in the running factor.
 _WEIGHT = 0.05
 
@@ -85,3 +88,31 @@ class Pace:
         low, high = self._rows[upper - 1], self._rows[upper]
         share = (rows - low) / (high - low)
         return self._seconds[upper - 1] + share * (self._seconds[upper] - self._seconds[upper - 1])
+
+
+class Slowdown:
+    """How many times as long answers take under load as the model alone, of late.
+
+    What else a process does, what others do on the same cores: 1 where nothing is known.
+    """
+
+    def __init__(self, memory_s: float) -> None:
+        """memory_s: what was longer ago counts for less than a third."""
+        self._memory_s = memory_s
+        self._doubt_s = self._taken_s = self._alone_s = _DOUBT * memory_s
+
+    @property
+    def factor(self) -> float:
+        """Times."""
+        return self._taken_s / self._alone_s
+
+    def add(self, taken_s: float, alone_s: float) -> None:
+        """What the model would have taken so long for alone took so long."""
+        self._taken_s += taken_s
+        self._alone_s += alone_s
+
+    def forget(self, seconds: float) -> None:
+        """So much time has passed: what was before says less."""
+        kept = math.exp(-seconds / self._memory_s)
+        self._taken_s = self._doubt_s + kept * (self._taken_s - self._doubt_s)
+        self._alone_s = self._doubt_s + kept * (self._alone_s - self._doubt_s)
