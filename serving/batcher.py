@@ -194,7 +194,7 @@ class Batcher:
     def _expected_s(self, now: float, more_rows: int = 0) -> float:
         """Until what runs and waits, and more_rows, is answered, as fast as rows were of late."""
         queued_s = self._pace.alone_s(self.queued_rows + more_rows, self._limits.batch_rows)
-        factor = max(slowdown.factor for slowdown in self._slowdowns)
+        factor = max(self._pace.factor, *(slowdown.factor for slowdown in self._slowdowns))
         return max(self._running_until - now, 0.0) + queued_s * factor
 
     def _schedule(self) -> None:
@@ -202,7 +202,7 @@ class Batcher:
         full = self.queued_rows >= self._limits.batch_rows or self._closing
         if self._delay is not None and full:
             self._delay.cancel()
-            self._delay = None
+            self._end_delay()
             self._scheduled = False
         if self._scheduled:
             return
@@ -216,8 +216,14 @@ class Batcher:
         else:
             loop.call_soon(self._start_batch)
 
-    def _start_batch(self) -> None:
+    def _end_delay(self) -> None:
         self._delay = None
+        # To wait for others was no work.
+        self._back_s = time.perf_counter()
+
+    def _start_batch(self) -> None:
+        if self._delay is not None:
+            self._end_delay()
         began = time.perf_counter()
         # While there is more to read than there is time, as long as reading took: a fixed time
         # would be a small share, and what was accepted wait for many turns of the loop.
@@ -278,9 +284,10 @@ class Batcher:
         before, self._back_s = self._back_s, time.perf_counter()
         turn_s = self._back_s - before
         for slowdown in self._slowdowns:
-            slowdown.forget(turn_s)
-            if self._has_backlog:
+            if self._has_backlog and self._ran_s:
                 slowdown.add(turn_s, self._ran_s)
+            else:
+                slowdown.forget(turn_s)
         self._ran_s = 0.0
         self._has_backlog = bool(self._queue)
 

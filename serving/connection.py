@@ -286,7 +286,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if not cycle.complete:
-            self._write(reply, keep_alive=False)
+            self._write(reply, keep_alive=False, with_body=not cycle.is_head)
             self._linger()
             return
         # While the process drains, callers are told to take their next request elsewhere.
@@ -422,6 +422,12 @@ class Connection(HttpToolsProtocol):
         self._app_held = 0
 
     def _linger(self) -> None:
+        # Nothing more is answered, so nothing more is kept.
+        for cycle in (self.cycle, *(cycle for cycle, _ in self.pipeline)):
+            if isinstance(cycle, Prediction):
+                cycle.cancel()
+                self._release(cycle)
+        self.pipeline.clear()
         self._lingered_bytes = 0
         self._deadline = self.loop.time() + _LINGER_S
         self.flow.resume_reading()

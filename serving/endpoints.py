@@ -18,7 +18,7 @@ from artifacts.inputs import ImageInput
 from artifacts.manifest import Manifest
 from artifacts.pixels import claimed_size, decode_images, pixels_made
 from serving.compression import compress, inflate
-from serving.exchange import Exchange, Reply
+from serving.exchange import Body, Exchange, Reply
 from serving.oip import InferenceProtocol, InferRequest
 from serving.wire import RequestDecoder
 
@@ -75,12 +75,11 @@ class Predict:
 
     def takes_long(self, exchange: Exchange) -> bool:
         """A few bytes can hold a picture that takes a second to decode."""
-        return (
-            len(exchange.body) > _LARGE_BYTES
-            or b"content-encoding" in exchange.headers
-            # Pixels as numbers have no strings; with an escape the key may be written otherwise.
-            or (self._takes_pictures and (b'"b64"' in exchange.body or b"\\" in exchange.body))
-        )
+        if len(exchange.body) > _LARGE_BYTES or b"content-encoding" in exchange.headers:
+            return True
+        body = bytes(exchange.body)
+        # Pixels as numbers have no strings; with an escape the key may be written otherwise.
+        return self._takes_pictures and (b'"b64"' in body or b"\\" in body)
 
     def decode(self, exchange: Exchange) -> tuple[np.ndarray, int | None]:
         """See `Endpoint`; remembers top_k."""
@@ -170,7 +169,7 @@ class Infer:
 
     def decode(self, exchange: Exchange) -> tuple[np.ndarray, tuple[InferRequest, bytes]]:
         """See `Endpoint`; remembers the request and the encodings that its caller takes."""
-        body: bytes | bytearray
+        body: Body
         length = exchange.headers.get(b"inference-header-content-length")
         if length is not None and not re.fullmatch(rb"[0-9]{1,12}", length):
             raise DataError(

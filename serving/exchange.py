@@ -12,6 +12,9 @@ from artifacts.errors import DataError
 from serving.batcher import Ticket
 from serving.overload import Overloaded
 
+# In one piece, or where it was read to.
+Body = bytes | bytearray | memoryview
+
 _JSON = b"content-type: application/json\r\n"
 
 
@@ -77,7 +80,7 @@ class Exchange:
         # The endpoint's, once that is known.
         self.route = ""
         self.headers = headers
-        self.body: bytes | bytearray = body
+        self.body: Body = body
         self.files: list[tuple[str, bytes]] | None = None
         self.arrived = time.perf_counter()
         self.ticket: Ticket | None = None

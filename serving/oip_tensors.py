@@ -19,7 +19,7 @@ import numpy as np
 
 from artifacts.errors import DataError
 
-Bytes = bytes | bytearray
+Bytes = bytes | bytearray | memoryview
 FLOATS = {"FP64": "<f8", "FP32": "<f4", "FP16": "<f2"}
 INTEGERS = {
     f"{kind}{8 * size}": f"<{kind[0].lower()}{size}"
@@ -78,7 +78,7 @@ def _read_texts(body: Bytes, start: int, stop: int, count: int) -> list[str]:
                 f"found {stop - begin}"
             )
         try:
-            texts.append(body[begin:end].decode())
+            texts.append(str(body[begin:end], "utf-8"))
         except UnicodeDecodeError as error:
             raise DataError(f"data[{index}]: not UTF-8: {error}") from error
         start = end

@@ -65,6 +65,11 @@ class Pace:
         """Of so many rows, in batches of at most batch_rows, at the present pace."""
         return self._factor * self.alone_s(rows, batch_rows)
 
+    @property
+    def factor(self) -> float:
+        """How many times as long batches take of late as was measured first."""
+        return self._factor
+
     def alone_s(self, rows: int, batch_rows: int) -> float:
         """The same at the pace that was measured first, when nothing else was done."""
         if rows < batch_rows:
@@ -107,12 +112,19 @@ class Slowdown:
         return self._taken_s / self._alone_s
 
     def add(self, taken_s: float, alone_s: float) -> None:
-        """What the model would have taken so long for alone took so long."""
-        self._taken_s += taken_s
-        self._alone_s += alone_s
+        """What the model would have taken so long for alone took so long, until now."""
+        kept = self._fade(taken_s)
+        # Its own beginning is longer ago than its end: a second's halt is no second's load.
+        share = self._memory_s * (1 - kept) / taken_s if taken_s else 1.0
+        self._taken_s += share * taken_s
+        self._alone_s += share * alone_s
 
     def forget(self, seconds: float) -> None:
-        """So much time has passed: what was before says less."""
+        """So much time has passed without load: what was before says less."""
+        self._fade(seconds)
+
+    def _fade(self, seconds: float) -> float:
         kept = math.exp(-seconds / self._memory_s)
         self._taken_s = self._doubt_s + kept * (self._taken_s - self._doubt_s)
         self._alone_s = self._doubt_s + kept * (self._alone_s - self._doubt_s)
+        return kept

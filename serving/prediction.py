@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from serving.exchange import Exchange, Reply
+import numpy as np
+
+from serving.exchange import Body, Exchange, Reply
 from serving.overload import Overloaded
 
 if TYPE_CHECKING:
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 # Smaller pieces of a body are put together as they come.
 _SMALL_PIECE_BYTES = 1024
-# Memory is set aside for so much of a body that was announced, and then for as much as has come.
+# There is room for so much of a body that was announced, and then for as much as has come.
 _FIRST_ROOM_BYTES = 2**20
 # A caller that was refused and asks again at once hears of it no sooner than this. It would
 # otherwise take the processor from the model that it waits for, and have even more refused.
@@ -44,7 +46,7 @@ class Prediction(Exchange):
         self.keep_alive = (
             connection.parser.get_http_version() != "1.0" and connection.parser.should_keep_alive()
         )
-        self.chunks: list[bytes | bytearray] = []
+        self.chunks: list[Body] = []
         self.came = 0
         self.to_come = 0
         if b"transfer-encoding" not in headers:
@@ -85,10 +87,12 @@ class Prediction(Exchange):
             # In one piece with what there is, a body of usual size needs not be put together.
             first = b"".join(self.chunks)
             self.chunks.clear()
-        chunk = bytearray(len(first) + min(left, max(_FIRST_ROOM_BYTES, self.size)))
+        size = len(first) + min(left, max(_FIRST_ROOM_BYTES, self.size))
+        # Not written to before something comes, so that what is only announced takes no memory.
+        chunk = np.empty(size, np.uint8).data
         chunk[: len(first)] = first
         self.chunks.append(chunk)
-        return memoryview(chunk)[len(first) :]
+        return chunk[len(first) :]
 
     def close_body(self) -> None:
         """The body is in."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _HEAD_BYTES = 16 * 1024
 _UNWANTED_BYTES = 256 * 1024
 
-# For all connections: what is read is used, or counted, before anything else is.
+# For all connections of a process, which has one loop: what is read is used, or counted, before
+# anything else is.
 _head = memoryview(bytearray(_HEAD_BYTES))
 _unwanted = memoryview(bytearray(_UNWANTED_BYTES))
 _nowhere = memoryview(b"")
@@ -59,7 +60,11 @@ class Reader(asyncio.BufferedProtocol):
         else:
             self._place = self._place[nbytes:]
             connection.came(nbytes)
-        if connection.large_left and not connection.cycle.is_wanted:
+        if not connection.large_left:
+            # An idle connection holds on to no body, nor gives the next its place.
+            self._place = _nowhere
+        elif not connection.cycle.is_wanted:
+            self._place = _nowhere
             self._drop(connection.large_left)
 
     def _drop(self, left: int) -> None:
@@ -70,9 +75,11 @@ class Reader(asyncio.BufferedProtocol):
         if self._socket is None:
             its = transport.get_extra_info("socket")
             self._socket = socket.socket(its.family, its.type, its.proto, its.fileno())
+        size = 0
         # What is wrong with the socket the transport will see.
         with contextlib.suppress(OSError):
             size = self._socket.recv_into(_unwanted, min(left, _UNWANTED_BYTES), _DROP)
+        if size:
             self._connection.came(size)
 
     def eof_received(self) -> None:

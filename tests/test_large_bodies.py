@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import shutil
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.http import InferenceServerClient
 
+from artifacts.pixels import encode_png
 from artifacts.predictor import Predictor
-from tests.listening import Answered, Client, Gate, Listening, body_of, get, is_answer, listening
+from serving.admission import Admission
+from serving.exchange import Reply
+from serving.reading import Reader
+from tests.listening import (
+    PATIENCE_S,
+    Answered,
+    Client,
+    Gate,
+    Listening,
+    body_of,
+    get,
+    is_answer,
+    listening,
+)
 from tests.listening import post as post_to
 from tests.oip import body_of as tensor_body
 from tests.oip import tensor
@@ -106,6 +123,27 @@ def test_a_body_larger_than_what_is_set_aside_at_first(
         client.send(whole[50_000:])
         assert is_the_answer(client.read(), digits, rows)
         assert is_answer(client.ask(post_to("/predict", body_of(digits))), digits)
+    server.wait_until_idle()
+
+
+def test_what_is_only_announced_takes_no_memory_and_what_was_answered_keeps_none(
+    server: Listening, digits: Predictor
+) -> None:
+    head = request(digits, 39_000)[:20_000]
+    before = psutil.Process().memory_info().rss
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(100)]
+        for client in clients:
+            client.send(head)
+        server.wait_until(lambda: sum(bool(c.large_left) for c in server.connections) == 100)
+        assert server.worker.held_bytes < 100 * len(head)
+        assert psutil.Process().memory_info().rss - before < 60 * 2**20
+    with server.connect() as client:
+        assert is_the_answer(client.ask(request(digits, 3000)), digits, 3000)
+        server.wait_until(lambda: len(server.connections) == 1)
+        (connection,) = server.connections
+        reader = connection.transport.get_protocol()
+        assert isinstance(reader, Reader) and reader._place.obj == b""
     server.wait_until_idle()
 
 
@@ -198,6 +236,61 @@ def test_a_client_that_leaves_or_is_slow_while_its_body_is_dropped(
         (slow,) = (connection for connection in server.connections if connection.large_left)
         slow._deadline = 0.0
         assert client.read().status == 408
+
+
+def test_the_rest_of_a_body_that_is_refused_for_its_size_is_not_the_next_ones_place(
+    digits: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a form, which is the app's, while more is read."""
+    gate = Gate(digits)
+    part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+    part += encode_png(digits.golden.raw[0]) + b"\r\n--x--\r\n"
+    form = post_to("/predict/image", part, "Content-Type: multipart/form-data; boundary=x")
+    refused, there = threading.Event(), threading.Event()
+    look = Admission.refuse_more
+
+    def look_slowly(self: Admission) -> Reply | None:
+        found = look(self)
+        if found is not None:
+            refused.set()
+            assert there.wait(PATIENCE_S)
+        return found
+
+    monkeypatch.setattr(Admission, "refuse_more", look_slowly)
+    with (
+        listening(digits, run=gate, max_queue_bytes=400_000, **MANY) as server,
+        server.connect() as client,
+    ):
+        large = request(digits, 8000)
+        client.send(form + large[:3000])
+        server.wait_until(lambda: gate.rows == 1)
+        client.send(large[3000:420_000])
+        assert refused.wait(PATIENCE_S)
+        client.send(large[420_000:])
+        there.set()
+        (connection,) = server.connections
+        server.wait_until(lambda: connection.cycle.complete)
+        gate.go.set()
+        assert [client.read().status for _ in range(2)] == [200, 503]
+        for _ in range(2):
+            assert is_the_answer(client.ask(request(digits, 900, 5)), digits, 900, 5)
+
+
+def test_behind_a_request_that_took_too_long_no_body_is_kept(digits: Predictor) -> None:
+    gate = Gate(digits)
+    with listening(digits, run=gate, request_timeout_s=0.3, **MANY) as server:
+        with server.connect() as client:
+            whole = request(digits, 39_000)
+            client.send(post_to("/predict", body_of(digits)) + whole[:2000])
+            server.wait_until(
+                lambda: any(c._lingered_bytes is not None for c in server.connections)
+            )
+            (connection,) = server.connections
+            client.send(whole[2000:1_500_000])
+            server.wait_until(lambda: connection._lingered_bytes > 1_400_000)
+            assert server.worker.held_bytes == 0 and not connection.cycle.chunks
+        gate.go.set()
+        server.wait_until_idle()
 
 
 def test_a_body_that_its_client_offers_first_is_asked_for_all_the_same(

@@ -174,7 +174,8 @@ def test_a_load_that_is_over_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
             loaded.queue(250)
             await loaded.drain()
         loaded.clock.now += 100
-        assert 950 <= loaded.most_accepted() <= 1010
+        # The model's own pace is not.
+        assert 490 <= loaded.most_accepted() <= 510
         await loaded.drain()
         await loaded.batcher.close()
 
@@ -189,7 +190,8 @@ def test_what_one_request_takes_says_nothing_of_many(monkeypatch: pytest.MonkeyP
         for _ in range(2000):
             loaded.queue(1)
             await loaded.drain()
-        assert 990 <= loaded.most_accepted() <= 1010
+        # But that the model itself takes twice as long does.
+        assert 490 <= loaded.most_accepted() <= 510
         await loaded.drain()
         await loaded.batcher.close()
 
@@ -211,5 +213,49 @@ def test_a_machine_that_is_faster_again_takes_more_again(monkeypatch: pytest.Mon
         assert loaded.most_accepted() > 800
         await loaded.drain()
         await loaded.batcher.close()
+
+    asyncio.run(use())
+
+
+def test_a_halt_is_soon_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a process that was stopped for a minute, say."""
+    loaded = Loaded(monkeypatch)
+    loaded.model_s, loaded.reading_s = 0.001, 0.0
+
+    async def use() -> None:
+        loaded.queue(300)
+        await asyncio.sleep(0)
+        loaded.clock.now += 60
+        await loaded.drain()
+        # 3 s of load, where at most 1 s is waited.
+        for _ in range(10):
+            loaded.queue(300)
+            await loaded.drain()
+        assert loaded.most_accepted() > 250
+        await loaded.drain()
+        await loaded.batcher.close()
+
+    asyncio.run(use())
+
+
+def test_to_wait_for_others_is_not_slow() -> None:
+    """A model in its own thread, and requests that come while it runs wait for more."""
+
+    async def use() -> None:
+        batcher = batcher_of(
+            lambda raw: (time.sleep(2e-5 * len(raw)), double(raw))[1],
+            batch_s=2e-5, max_delay_s=0.1, max_wait_s=0.15,
+        )  # fmt: skip
+        answered: list[Outcome] = []
+        for turn in range(1, 6):
+            batcher.submit(rows(50), answered.append)
+            await turn_until(lambda: batcher.queued_rows == 0)
+            batcher.submit(rows(50), answered.append)
+            await turn_until(lambda expected=2 * turn: len(answered) == expected)
+        # 40 ms of work.
+        for _ in range(20):
+            batcher.submit(rows(100), lambda _: None)
+        assert batcher.overload() is None
+        await batcher.close()
 
     asyncio.run(use())
