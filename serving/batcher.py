@@ -27,6 +27,8 @@ _log = logging.getLogger("bentoml.parityline")
 # How far back the loop's turns count, in longest waits. Where a machine is shared its pace changes
 # within either: the slower one is believed.
 _MEMORIES = (10.0, 2.0)
+# What a turn takes beyond so many longest waits is a halt, and no load.
+_HALT = 5.0
 # Of the longest wait, the share for which the loop may be kept from reading.
 _LONGEST_TURN = 0.5
 
@@ -63,10 +65,20 @@ class Cancelled(Exception):
 class Ticket:
     """A request in the queue."""
 
-    __slots__ = ("_deliver", "answer", "cancelled", "done", "raw", "started", "submitted", "taken")
+    __slots__ = (
+        "_deliver", "_leave", "answer", "cancelled", "done", "raw", "started", "submitted", "taken",
+    )  # fmt: skip
 
-    def __init__(self, raw: np.ndarray, deliver: Deliver, submitted: float) -> None:
+    def __init__(
+        self,
+        raw: np.ndarray,
+        deliver: Deliver,
+        leave: Callable[[Ticket, int], None],
+        submitted: float,
+    ) -> None:
+        """leave: the queue, with so many rows of it."""
         self._deliver = deliver
+        self._leave = leave
         self.raw = raw
         self.submitted = submitted
         self.started = 0.0
@@ -79,7 +91,9 @@ class Ticket:
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more: rows that have not run will not."""
-        self.cancelled = True
+        if not self.cancelled:
+            self.cancelled = True
+            self._leave(self, len(self.raw) - self.taken)
 
     def finish(self, outcome: Answer | Exception) -> None:
         """Deliver, once."""
@@ -176,7 +190,7 @@ class Batcher:
                 slowdown.forget(now - self._back_s)
             self._back_s = now
             self._has_backlog = False
-        ticket = Ticket(raw, deliver, now)
+        ticket = Ticket(raw, deliver, self._leave, now)
         self._queue.append(ticket)
         self.queued_rows += len(raw)
         self._queued_bytes += raw.nbytes
@@ -285,7 +299,7 @@ class Batcher:
         turn_s = self._back_s - before
         for slowdown in self._slowdowns:
             if self._has_backlog and self._ran_s:
-                slowdown.add(turn_s, self._ran_s)
+                slowdown.add(min(turn_s, _HALT * self._limits.max_wait_s), self._ran_s)
             else:
                 slowdown.forget(turn_s)
         self._ran_s = 0.0
@@ -349,7 +363,6 @@ class Batcher:
             ticket = self._queue.popleft()
             left = len(ticket.raw) - ticket.taken
             if ticket.cancelled:
-                self._leave(ticket, left)
                 ticket.finish(Cancelled())
                 continue
             ticket.started = ticket.started or now

@@ -15,7 +15,7 @@ _LONGEST_BATCH_S = 0.1
 # A larger batch must answer rows this much faster to be worth the wait of those in it.
 _WORTH = 1.15
 # Until so much of its memory has passed under load a slowdown is little believed.
-_DOUBT = 0.01
+_DOUBT = 0.03
 # The weight of the last batch in the running factor.
 _WEIGHT = 0.05
 
@@ -114,7 +114,7 @@ class Slowdown:
     def add(self, taken_s: float, alone_s: float) -> None:
         """What the model would have taken so long for alone took so long, until now."""
         kept = self._fade(taken_s)
-        # Its own beginning is longer ago than its end: a second's halt is no second's load.
+        # Its own beginning is longer ago than its end.
         share = self._memory_s * (1 - kept) / taken_s if taken_s else 1.0
         self._taken_s += share * taken_s
         self._alone_s += share * alone_s

@@ -139,6 +139,8 @@ def test_rows_of_a_caller_that_is_gone_are_not_run() -> None:
         gone.cancel()
         split.cancel()
         await asyncio.sleep(0)
+        # Nor waited for: whoever comes now is behind one row.
+        assert batcher.queued_rows == 1
         gate.go.set()
         with pytest.raises(asyncio.CancelledError):
             await gone

@@ -234,6 +234,7 @@ def test_a_client_that_leaves_or_is_slow_while_its_body_is_dropped(
         client.send(request(digits, 30_000)[:200_000])
         server.wait_until(lambda: any(c.large_left for c in server.connections))
         (slow,) = (connection for connection in server.connections if connection.large_left)
+        server.wait_until(lambda: slow.cycle.came > 199_000)
         slow._deadline = 0.0
         assert client.read().status == 408
 
