@@ -25,7 +25,7 @@ from serving.wire import RequestDecoder, response_encoder
 _ON_LOOP_S = 0.002
 # Without a setting, what waits is at most so many batches, and never less than this.
 _QUEUE_BATCHES = 20
-_QUEUE_S = 0.04
+_QUEUE_S = 0.03
 
 
 @dataclass
