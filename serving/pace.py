@@ -50,16 +50,25 @@ class Pace:
                 return cls(sizes, seconds)
             size = min(size * 2, largest)
 
+    def efficient_rows(self) -> int:
+        """The smallest batch that answers rows about as fast as any."""
+        return next(rows for rows, seconds in self._sizes() if seconds / rows <= self._good_s())
+
     def best_batch_rows(self, short_s: float) -> int:
-        """The smallest batch that answers rows about as fast as any; a larger one if it is short.
+        """That one, or the largest that takes no longer than short_s, if it is about as fast too.
 
         Where twice the rows take twice the time, as a large network on a CPU does, a larger
         batch only makes its first rows wait for its last.
         """
-        sizes = list(zip(self._rows, self._seconds, strict=True))
-        good = _WORTH * min(seconds / rows for rows, seconds in sizes)
-        enough = next(rows for rows, seconds in sizes if seconds / rows <= good)
-        return max([enough, *(rows for rows, seconds in sizes if seconds <= short_s)])
+        good_s = self._good_s()
+        short = [rows for rows, seconds in self._sizes() if seconds <= min(short_s, good_s * rows)]
+        return max([self.efficient_rows(), *short])
+
+    def _good_s(self) -> float:
+        return _WORTH * min(seconds / rows for rows, seconds in self._sizes())
+
+    def _sizes(self) -> list[tuple[int, float]]:
+        return list(zip(self._rows, self._seconds, strict=True))
 
     def seconds(self, rows: int, batch_rows: int) -> float:
         """Of so many rows, in batches of at most batch_rows, at the present pace."""

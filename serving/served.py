@@ -23,9 +23,16 @@ from serving.wire import RequestDecoder, response_encoder
 
 # A batch that takes no longer runs on the event loop's own thread.
 _ON_LOOP_S = 0.002
-# Without a setting, what waits is at most so many batches, and never less than this.
+# For each batch there is what it takes to hand it over and to answer its requests, with little left
+# in the processor's caches of a large network: it is worth making while it takes no longer than
+# this, or than so many rows one by one.
+_SHORT_S = 0.001
+_TOGETHER = 5
+# Without a setting, what waits is at most so many batches of the smallest good size, and never less
+# than this, or than some batches of the size there is.
 _QUEUE_BATCHES = 20
 _QUEUE_S = 0.03
+_LEAST_BATCHES = 3
 
 
 @dataclass
@@ -98,13 +105,19 @@ def serve_model(prepared: Prepared, settings: Settings, metrics: Metrics) -> Ser
     predictor, pace = prepared.predictor, prepared.pace
     manifest = predictor.manifest
     largest = manifest.max_batch_size
-    batch_rows = min(settings.max_batch_size or pace.best_batch_rows(_ON_LOOP_S / 2), largest)
-    batch_s = pace.seconds(batch_rows, batch_rows)
+    short_s = max(_SHORT_S, _TOGETHER * pace.alone_s(1, 1))
+    batch_rows = min(settings.max_batch_size or pace.best_batch_rows(short_s), largest)
+    few = min(pace.efficient_rows(), batch_rows)
+    wait_s = max(
+        _QUEUE_S,
+        _QUEUE_BATCHES * pace.seconds(few, few),
+        _LEAST_BATCHES * pace.seconds(batch_rows, batch_rows),
+    )
     limits = Limits(
         batch_rows=batch_rows,
         max_queue_rows=settings.max_queue_rows,
         max_queue_bytes=settings.max_queue_bytes,
-        max_wait_s=settings.max_queue_ms / 1000 or max(_QUEUE_S, _QUEUE_BATCHES * batch_s),
+        max_wait_s=settings.max_queue_ms / 1000 or wait_s,
         max_delay_s=settings.max_delay_ms / 1000,
     )
     observer = metrics.model(manifest.reference)

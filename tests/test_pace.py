@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from artifacts.predictor import Predictor
+from serving.metrics import Metrics
 from serving.pace import Pace
+from serving.served import Prepared, serve_model
+from serving.settings import Settings
 
 SECONDS = st.floats(1e-6, 10, allow_nan=False)
 
@@ -62,12 +68,46 @@ def test_between_sizes_the_line_is_straight_and_beyond_them_too() -> None:
 def test_the_best_batch_is_the_smallest_that_is_about_as_fast(
     seconds: list[float], best: int
 ) -> None:
-    assert Pace([1, 2, 4], seconds).best_batch_rows(0.0) == best
+    pace = Pace([1, 2, 4], seconds)
+    assert pace.best_batch_rows(0.0) == pace.efficient_rows() == best
 
 
 def test_a_batch_that_is_short_all_the_same_may_be_larger() -> None:
     pace = Pace([1, 2, 4, 8], [1.0, 2.0, 4.0, 8.0])
     assert [pace.best_batch_rows(short_s) for short_s in (0.5, 2.5, 4.0, 99.0)] == [1, 2, 4, 8]
+    # But for one at which rows take much longer.
+    assert Pace([1, 2, 4, 8], [1.0, 2.0, 4.0, 11.0]).best_batch_rows(99.0) == 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "batch_rows", "max_wait_s"),
+    [
+        # Rows of a large network: some together, and no longer a queue for that.
+        ([0.02, 0.04, 0.078, 0.154], 4, 0.4),
+        ([0.3], 1, 6.0),
+        # A small one's: as many as take a millisecond.
+        ([15e-6, 16e-6, 18e-6, 22e-6], 8, 0.03),
+        # A batch costs about what a row costs.
+        ([0.01, 0.011, 0.012, 0.013], 8, 0.26),
+    ],
+)
+def test_what_waits_and_what_is_joined_suits_the_models_pace(
+    digits: Predictor, tmp_path: Path, seconds: list[float], batch_rows: int, max_wait_s: float
+) -> None:
+    pace = Pace([1, 2, 4, 8][: len(seconds)], seconds)
+    model = serve_model(Prepared(digits, pace), Settings(), Metrics(tmp_path))
+    assert model.limits.batch_rows == batch_rows
+    assert model.limits.max_wait_s == pytest.approx(max_wait_s)
+
+
+def test_batches_of_a_size_that_was_asked_for_are_let_wait_for(
+    digits: Predictor, tmp_path: Path
+) -> None:
+    pace = Pace([1, 2, 4, 8], [0.02, 0.04, 0.08, 0.16])
+    chosen = Settings(max_batch_size=64)
+    limits = serve_model(Prepared(digits, pace), chosen, Metrics(tmp_path)).limits
+    # Three of 64 rows.
+    assert limits.batch_rows == 64 and limits.max_wait_s == pytest.approx(3 * 1.28)
 
 
 @given(measured=st.lists(SECONDS, min_size=3, max_size=3), batch_rows=st.integers(1, 4))
