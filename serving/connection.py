@@ -300,13 +300,16 @@ class Connection(HttpToolsProtocol):
         """End what has taken too long; called every now and then. now: of the loop."""
         if now < min(self._deadline, self.worker.drain_until):
             return
-        cycle = self.cycle
+        # Behind a request that waits for its answer the next one's body may be coming.
+        waits = self._turn is not None and not self._turn.response_complete
+        cycle = self._turn if waits else self.cycle
+        in_body = self._in_body and cycle is self.cycle
         if self.transport.is_closing():
             # What was written is not read at the other end.
             self.transport.abort()
         elif self._lingered_bytes is not None:
             self._close()
-        elif cycle is not None and not cycle.response_complete and not self._in_body:
+        elif cycle is not None and not cycle.response_complete and not in_body:
             if isinstance(cycle, Prediction) or not cycle.response_started:
                 seconds = self.settings.request_timeout_s
                 self._end(504, f"no answer within {seconds:g} s")

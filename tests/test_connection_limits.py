@@ -202,6 +202,21 @@ def test_a_form_whose_answer_takes_too_long_is_given_up(digits: Predictor, gate:
         server.wait_until_idle()
 
 
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_an_answer_that_takes_too_long_is_given_up_while_the_next_request_comes(
+    digits: Predictor, gate: Gate, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr("serving.connection._LINGER_S", 0.2)
+    head = b"POST /predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size
+    with listening(digits, run=gate, request_timeout_s=0.2) as server, server.connect() as client:
+        client.send(post("/predict", body_of(digits)) + head + bytes(500))
+        answer = client.read()
+        assert answer.status == 504 and "0.2 s" in answer.error
+        assert client.is_closed()
+        gate.go.set()
+        server.wait_until_idle()
+
+
 def test_an_answer_that_takes_too_long_is_given_up(digits: Predictor, gate: Gate) -> None:
     with listening(digits, run=gate, request_timeout_s=0.2) as server, server.connect() as client:
         answer = client.ask(post("/predict", body_of(digits)))
