@@ -66,17 +66,22 @@ class View:
         """It has not been done after all."""
         self._next.appendleft(unit)
 
-    def take(self, last: Unit | None) -> Unit | None:
-        """For the process that has had `last`: its successor, as the file is open there; or one
-        whose file, or row group, nobody has begun; or the middle of the longest row that is left.
-        """
+    @property
+    def is_empty(self) -> bool:
+        """Whether all have been taken."""
         while len(self._next) < self._size and not self._ended:
             unit = next(self._units, None)
             if unit is None:
                 self._ended = True
             else:
                 self._next.append(unit)
-        if not self._next:
+        return not self._next
+
+    def take(self, last: Unit | None) -> Unit | None:
+        """For the process that has had `last`: its successor, as the file is open there; or one
+        whose file, or row group, nobody has begun; or the middle of the longest row that is left.
+        """
+        if self.is_empty:
             return None
         chosen = next(
             (unit for unit in self._next if last is not None and _follows(last, unit)), None
@@ -133,6 +138,7 @@ class _Pool:
             self._instruct(process)
         self._leader.start()
         Scorer(self._work, predictor).run(self._taken(), self._told, self._recorded)
+        self._dismiss()
         self._leader.join()
         if self._error is not None:
             raise self._error
@@ -149,6 +155,15 @@ class _Pool:
             process.process.kill()
             process.process.wait()
             process.connection.close()
+
+    def _dismiss(self) -> None:
+        """Those that have not opened the bundle yet: what is left is in the hands of others."""
+        with self._lock:
+            if self._view.is_empty:
+                for process in list(self._processes):
+                    if process.last is None:
+                        process.is_needed = False
+                        process.process.kill()
 
     def _taken(self) -> Iterator[Unit]:
         unit = None
@@ -189,10 +204,11 @@ class _Pool:
             process.units = [unit for unit in process.units if not _settles(value, unit)]
             self._told(value)
         elif kind == "next":
-            unit = self._take(process.last)
-            if unit is not None:
-                process.last = unit
-                process.units.append(unit)
+            with self._lock:
+                unit = self._take(process.last)
+                if unit is not None:
+                    process.last = unit
+                    process.units.append(unit)
             process.send(unit)
         elif kind == "end":
             self._ended(process)
@@ -208,6 +224,8 @@ class _Pool:
         """It was killed, for want of memory perhaps: another one goes on with its units."""
         status = process.process.wait()
         self._ended(process)
+        if not process.is_needed:
+            return
         for unit in reversed(process.units):
             self._deaths[unit.key] = self._deaths.get(unit.key, 0) + 1
             if self._deaths[unit.key] >= _DEATHS:

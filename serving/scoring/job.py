@@ -218,8 +218,8 @@ class _Job:
         count = self.options.workers or workers_on(self.predictor.device)
         if engine is not None:
             engine(work, units, count, done, recorded)
-        elif count == 1 or len(first) < 2 or len(left) < 2:
-            # Not worth the start of other processes.
+        elif count == 1 or len(left) < 2 or (len(first) < 2 and not started):
+            # Not worth the start of other processes; those that are there already can help.
             Scorer(work, self.predictor).run(units, done, recorded)
         else:
             run_processes(work, self.predictor, units, count, done, recorded, started)

@@ -36,7 +36,7 @@ class Process:
     """One that scores beside this one.
 
     number: from 1, this one being 0. units: what it has taken and not recorded yet; last: what it
-    took last.
+    took last. is_needed: not where all was taken before it could take anything.
     """
 
     number: int
@@ -44,6 +44,7 @@ class Process:
     connection: Connection
     units: list[Unit] = field(default_factory=list)
     last: Unit | None = None
+    is_needed: bool = True
 
     def send(self, message: Any) -> None:
         """Whether it still lives is seen where it is heard."""
@@ -75,6 +76,9 @@ class Started:
         """As many as the job will want beside this one; of a small one that is not known yet."""
         wanted = (workers or workers_on(device)) - 1
         return cls(wanted if _is_large(inputs) else 0, bundle, backend, device)
+
+    def __bool__(self) -> bool:
+        return bool(self._processes)
 
     def take(self, count: int) -> list[Process]:
         """As many as there are, and new ones."""
