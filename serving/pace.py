@@ -54,15 +54,20 @@ class Pace:
         """The smallest batch that answers rows about as fast as any."""
         return next(rows for rows, seconds in self._sizes() if seconds / rows <= self._good_s())
 
-    def best_batch_rows(self, short_s: float) -> int:
-        """That one, or the largest that takes no longer than short_s, if it is about as fast too.
+    def best_batch_rows(self, short_s: float, together: int = 1) -> int:
+        """That one, or the largest that takes no longer than short_s; or, if rows take about as
+        long in it, no longer than so many rows one by one.
 
         Where twice the rows take twice the time, as a large network on a CPU does, a larger
         batch only makes its first rows wait for its last.
         """
-        good_s = self._good_s()
-        short = [rows for rows, seconds in self._sizes() if seconds <= min(short_s, good_s * rows)]
-        return max([self.efficient_rows(), *short])
+        good_s, together_s = self._good_s(), together * self._measured(1)
+        larger = [
+            rows
+            for rows, seconds in self._sizes()
+            if seconds <= max(short_s, min(together_s, good_s * rows))
+        ]
+        return max([self.efficient_rows(), *larger])
 
     def _good_s(self) -> float:
         return _WORTH * min(seconds / rows for rows, seconds in self._sizes())

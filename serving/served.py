@@ -23,9 +23,8 @@ from serving.wire import RequestDecoder, response_encoder
 
 # A batch that takes no longer runs on the event loop's own thread.
 _ON_LOOP_S = 0.002
-# For each batch there is what it takes to hand it over and to answer its requests, with little left
-# in the processor's caches of a large network: it is worth making while it takes no longer than
-# this, or than so many rows one by one.
+# A batch costs more than the model: handing it over, and answering with caches that a large network
+# has filled. So it may always take this long, or as long as so many rows one by one.
 _SHORT_S = 0.001
 _TOGETHER = 5
 # Without a setting, what waits is at most so many batches of the smallest good size, and never less
@@ -105,8 +104,8 @@ def serve_model(prepared: Prepared, settings: Settings, metrics: Metrics) -> Ser
     predictor, pace = prepared.predictor, prepared.pace
     manifest = predictor.manifest
     largest = manifest.max_batch_size
-    short_s = max(_SHORT_S, _TOGETHER * pace.alone_s(1, 1))
-    batch_rows = min(settings.max_batch_size or pace.best_batch_rows(short_s), largest)
+    best_rows = pace.best_batch_rows(_SHORT_S, _TOGETHER)
+    batch_rows = min(settings.max_batch_size or best_rows, largest)
     few = min(pace.efficient_rows(), batch_rows)
     wait_s = max(
         _QUEUE_S,

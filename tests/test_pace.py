@@ -75,8 +75,15 @@ def test_the_best_batch_is_the_smallest_that_is_about_as_fast(
 def test_a_batch_that_is_short_all_the_same_may_be_larger() -> None:
     pace = Pace([1, 2, 4, 8], [1.0, 2.0, 4.0, 8.0])
     assert [pace.best_batch_rows(short_s) for short_s in (0.5, 2.5, 4.0, 99.0)] == [1, 2, 4, 8]
-    # But for one at which rows take much longer.
-    assert Pace([1, 2, 4, 8], [1.0, 2.0, 4.0, 11.0]).best_batch_rows(99.0) == 4
+
+
+def test_some_rows_are_run_together_if_they_take_no_longer_for_it() -> None:
+    pace = Pace([1, 2, 4, 8], [1.0, 2.0, 4.0, 8.0])
+    assert [pace.best_batch_rows(0.0, together) for together in (1, 3, 5, 8)] == [1, 2, 4, 8]
+    # 1.2 a row is much longer than 1.
+    assert Pace([1, 2, 4], [1.0, 2.0, 4.8]).best_batch_rows(0.0, 5) == 2
+    # What is short is no matter.
+    assert Pace([1, 2, 4], [1.0, 2.0, 4.8]).best_batch_rows(5.0, 5) == 4
 
 
 @pytest.mark.parametrize(

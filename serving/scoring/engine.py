@@ -159,7 +159,7 @@ class _Pool:
     def _dismiss(self) -> None:
         """Those that have not opened the bundle yet: what is left is in the hands of others."""
         with self._lock:
-            if self._view.is_empty:
+            if self._error is None and self._view.is_empty:
                 for process in list(self._processes):
                     if process.last is None:
                         process.is_needed = False
