@@ -31,11 +31,11 @@ from benchmarks.peers.models import open_mlp, open_resnet, open_table
 from benchmarks.results import asked, machine, measure_parts
 from benchmarks.scoring_peers import beside_peers
 from benchmarks.scoring_runs import Run, ours, peak_mb
-from benchmarks.scoring_tables import Entrant, beside_bare, best, engines, shares, spread
+from benchmarks.scoring_tables import Entrant, beside_bare, engines, fastest, shares, spread
 
 RECORD = Path(__file__).parent / "scoring.json"
 STORE = Path.home() / ".cache" / "parityline-benchmarks" / "store"
-BATCHES, PICTURE_BATCHES, CUDA_BATCHES = (256, 512, 1024), (1, 8, 32), (64, 256, 512)
+BATCHES, PICTURE_BATCHES, CUDA_BATCHES = (128, 256, 512), (1, 8, 32), (64, 256, 512)
 # A share of them is enough to know a rate.
 BARE_ROWS, LIST_ROWS, CSV_ROWS = 300_000, 300_000, 1_000_000
 GROUP_ROWS = 65_536
@@ -131,7 +131,7 @@ def pixels(setting: Setting) -> tuple[list[str], dict]:
     title = "28 x 28 pixels (784-128-64-10 MLP)"
     lines, figures = in_turns(setting, title, bundle, entrants, array)
     reading = [bare.reading(grouped, processes=CORES) for _ in range(setting.rounds)]
-    alone = [max(rates.values()) for rates in figures["alone"]]
+    _, alone = fastest(figures["alone"])
     both = [1 / (1 / one + 1 / other) for one, other in zip(reading, alone, strict=True)]
     scoring = [run["rows"] / run["scoring_s"] for run in figures["ours"][entrants[3].name]]
     lines += [
@@ -170,10 +170,10 @@ def in_turns(
         for entrant in entrants:
             _say(number, entrant.name, run := ours(bundle, entrant.file, setting.out))
             runs[entrant.name].append(run)
-    ceiling = [max(rates.values()) for rates in ceilings]
+    size, ceiling = fastest(ceilings)
     alone = (
         f"ONNX Runtime alone, rows in memory, {CORES} processes of one thread, best of batches of "
-        f"{', '.join(map(str, BATCHES))}: {best(ceilings)}"
+        f"{', '.join(map(str, BATCHES))}: {size}"
     )
     lines = beside_bare(title, alone, ceiling, entrants, runs)
     return lines, {"alone": ceilings, "ours": _recorded(runs)}
@@ -193,18 +193,18 @@ def jpeg(setting: Setting) -> tuple[list[str], dict]:
         print(f"round {number}, alone: {decoded[-1]} {inferred[-1]}", flush=True)
         _say(number, entrant.name, run := ours(bundle, folder, setting.out))
         runs[entrant.name].append(run)
-    fastest = [max(rates.values()) for rates in inferred]
-    floor = [min(pair) for pair in zip(decoded, fastest, strict=True)]
-    both = [1 / (1 / one + 1 / other) for one, other in zip(decoded, fastest, strict=True)]
-    alone = (
+    size, alone = fastest(inferred)
+    floor = [min(pair) for pair in zip(decoded, alone, strict=True)]
+    both = [1 / (1 / one + 1 / other) for one, other in zip(decoded, alone, strict=True)]
+    said = (
         f"the slower of decoding alone and inference alone (resnet18, {CORES} processes of one "
-        f"thread, best of batches of {', '.join(map(str, PICTURE_BATCHES))}: {best(inferred)})"
+        f"thread, best of batches of {', '.join(map(str, PICTURE_BATCHES))}: {size})"
     )
-    lines = beside_bare("224 x 224 JPEGs (resnet18)", alone, floor, [entrant], runs)
+    lines = beside_bare("224 x 224 JPEGs (resnet18)", said, floor, [entrant], runs)
     scoring = [run.scoring_rate for run in runs[entrant.name]]
     lines += [
         "",
-        f"- Decoding alone {spread(decoded)} pictures/s, inference alone {spread(fastest)}; one "
+        f"- Decoding alone {spread(decoded)} pictures/s, inference alone {spread(alone)}; one "
         f"after the other on the same cores {spread(both)}, of which the scoring has "
         f"{spread(shares(scoring, both), 2)}.",
     ]
@@ -268,11 +268,11 @@ def cuda(setting: Setting) -> tuple[list[str], dict]:
         print(f"round {number}, alone: {sessions[-1]}", flush=True)
         _say(number, entrant.name, run := ours(bundle, file, setting.out, device="cuda"))
         runs[entrant.name].append(run)
+    size, rates = fastest(sessions)
     alone = (
         "ONNX Runtime alone on CUDA, pictures in memory, without TF32, best of batches of "
-        f"{', '.join(map(str, CUDA_BATCHES))}: {best(sessions)}"
+        f"{', '.join(map(str, CUDA_BATCHES))}: {size}"
     )
-    rates = [max(found.values()) for found in sessions]
     lines = beside_bare("224 x 224 pixels (resnet18) on a GPU", alone, rates, [entrant], runs)
     return lines, {"alone": sessions, "ours": _recorded(runs)}
 

@@ -9,10 +9,14 @@ import numpy as np
 from artifacts.predictor import Predictor
 
 # Rows that are tried, and how long one may take for larger ones to be tried.
-_BATCHES = (8, 32, 128, 512)
+_BATCHES = (8, 32, 128, 256, 512)
 _LONG_BATCH_S = 0.03
+# What a call costs in a job besides, about: the interpreter goes to another thread and comes back.
+_CALL_S = 20e-6
 # What a larger one has to win, to be worth its memory.
 _WORTH = 0.02
+# What is slower by so much a row has left the processor's caches: larger ones are slower still.
+_TOO_LARGE = 0.05
 _TRIES = 5
 
 
@@ -33,10 +37,10 @@ def best_batch(predictor: Predictor) -> int:
     for size in sizes:
         batch = rows[np.arange(size) % len(rows)]
         predictor.model(batch)
-        seconds = min(_seconds(predictor, batch) for _ in range(_TRIES))
+        seconds = _CALL_S + min(_seconds(predictor, batch) for _ in range(_TRIES))
         if seconds / size < (1 - _WORTH) * least:
             best, least = size, seconds / size
-        if seconds > _LONG_BATCH_S:
+        if seconds > _LONG_BATCH_S or seconds / size > (1 + _TOO_LARGE) * least:
             break
     return best
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import closing
 from typing import Annotated, Literal
 
@@ -174,6 +175,8 @@ def score(
         )
         run = ray_engine(address) if engine == "ray" else None
         predictor = open_bundle(bundle, backend=backend, device=chosen)
+        # What is there now stays: not to be looked through again and again.
+        gc.freeze()
         # Not where the results are told: that may be a file or another program.
         try:
             with progress_display(open_console(stderr=True)) as progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -281,6 +282,8 @@ def _main(descriptor: int) -> None:
             predictor = open_bundle(work.bundle, backend=work.backend, device=work.device)
         if predictor.manifest.content_sha256 != work.content_sha256:
             raise DataError(f"{work.bundle}: it is another bundle now")
+        # What is there now stays: not to be looked through again and again.
+        gc.freeze()
         Scorer(work, predictor).run(units(), lambda record: send(("record", record)), recorded)
         send(("end", None))
         # All is on disk; to take the interpreter down would only take time.

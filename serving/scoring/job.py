@@ -32,7 +32,7 @@ from serving.scoring.summary import join_records
 from serving.scoring.units import Unit, end_together
 
 # How units are cut and parts are written: a job that began otherwise cannot go on with these.
-_LAYOUT = 3
+_LAYOUT = 4
 # What decides about an answer's bits, or those of the file that holds it.
 _SOFTWARE = ("parityline", "numpy", "onnxruntime-gpu", "onnxruntime", "pillow", "pyarrow")
 
@@ -199,6 +199,11 @@ class _Job:
             for unit in end_together(itertools.chain(first, every))
             if unit.key not in recorded and not (unit.rows is None and unit.source in ended)
         )
+        left = list(itertools.islice(units, 2))
+        units = itertools.chain(left, units)
+        count = self.options.workers or workers_on(self.predictor.device)
+        # Other processes are not always worth their start; those that are there already can help.
+        alone = engine is None and (count == 1 or len(left) < 2 or (len(first) < 2 and not started))
         work = Work(
             bundle=str(self.predictor.bundle.path),
             content_sha256=self.manifest.content_sha256,
@@ -211,15 +216,11 @@ class _Job:
             form=self.form,
             out=self.out,
             batch_size=self.options.batch_size,
-            decoders=_decoders(self.predictor.device),
+            decoders=_decoders(self.predictor.device, 1 if alone else count),
         )
-        left = list(itertools.islice(units, 2))
-        units = itertools.chain(left, units)
-        count = self.options.workers or workers_on(self.predictor.device)
         if engine is not None:
             engine(work, units, count, done, recorded)
-        elif count == 1 or len(left) < 2 or (len(first) < 2 and not started):
-            # Not worth the start of other processes; those that are there already can help.
+        elif alone:
             Scorer(work, self.predictor).run(units, done, recorded)
         else:
             run_processes(work, self.predictor, units, count, done, recorded, started)
@@ -234,6 +235,9 @@ class _Job:
         return summary
 
 
-def _decoders(device: Device) -> int:
-    """Threads that encode: a GPU would wait for one."""
-    return 1 if device == "cpu" else max(1, min(16, workers_on("cpu") // workers_on(device) - 1))
+def _decoders(device: Device, processes: int) -> int:
+    """Threads of each process that encode: on cores that run no model, or feed a GPU."""
+    cores = workers_on("cpu")
+    if device == "cuda":
+        return max(1, min(16, cores // workers_on(device) - 1))
+    return 1 if cores >= 2 * processes else 0

@@ -99,6 +99,8 @@ def start(number: int, device: Device) -> Process:
     ours, theirs = socket.socketpair()
     connection = Connection(ours.detach())
     environment = {**_ALLOCATOR, **os.environ, "PYTHONPATH": _python_path(), "OMP_NUM_THREADS": "1"}
+    # To look for some takes as long as to import a package.
+    environment["PYDANTIC_DISABLE_PLUGINS"] = "1"
     if device == "cuda":
         environment.update(one_cuda_device(number))
     process = subprocess.Popen(

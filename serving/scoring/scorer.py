@@ -1,7 +1,9 @@
 """One process that scores: reading, decoding, inference and writing overlap.
 
-A thread reads ahead, threads encode (several where a GPU waits for them), this one runs the model,
-and a last thread writes. Between them at most a few chunks wait, whatever the input's size.
+A thread reads ahead, this one runs the model, and a last thread writes. Threads encode where cores
+are free for it, several where a GPU waits for them; where every core has a model to run, this one
+encodes too, as two threads would only take the core's caches and the interpreter from each other.
+Between them at most a few chunks wait, whatever the input's size.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +49,8 @@ class Work:
     """What every process of a job has to know.
 
     passed: the columns that are written again, with the types that all parts have. decoders:
-    threads that encode; batch_size: None for the size that is measured to be the fastest.
+    threads that encode, 0 for the one that runs the model; batch_size: None for the size that is
+    measured to be the fastest.
     """
 
     bundle: str
@@ -59,7 +63,7 @@ class Work:
     form: AnswerForm
     out: Path
     batch_size: int | None = None
-    decoders: int = 1
+    decoders: int = 0
 
 
 @dataclass
@@ -101,16 +105,15 @@ class Scorer:
         done: gets key, source, end, rows_in, rejected (how many) and bytes of a unit's record.
         recorded: keys of units of a stream that need not be scored again. Raises CannotWrite.
         """
-        with ThreadPoolExecutor(1) as writing, ThreadPoolExecutor(self._work.decoders) as decoding:
+        decoders = max(1, self._work.decoders)
+        with ThreadPoolExecutor(1) as writing, ThreadPoolExecutor(decoders) as decoding:
             waiting: list[Future[None]] = []
             part: _Part | None = None
-            for unit, future in ahead(
-                self._encoded(units, recorded, decoding), _AHEAD * self._work.decoders
-            ):
+            for unit, chunk in ahead(self._chunks_of(units, recorded, decoding), _AHEAD * decoders):
                 if part is None or part.unit.key != unit.key:
                     part = self._begin(unit)
-                if future is not None:
-                    self._score(part, future.result())
+                if chunk is not None:
+                    self._score(part, chunk())
                     continue
                 # Its end: one part is written while the next is scored.
                 while waiting:
@@ -195,14 +198,19 @@ class Scorer:
         counts: list[int] = np.bincount(index, minlength=len(self._manifest.labels)).tolist()
         return encode_table(table, self._work.form.format), counts
 
-    def _encoded(
+    def _chunks_of(
         self, units: Iterable[Unit], recorded: frozenset[str] | set[str], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[Unit, Future[Chunk] | None]]:
-        """The chunks of each unit, and None at its end."""
+    ) -> Iterator[tuple[Unit, Callable[[], Chunk] | None]]:
+        """What gives each chunk of a unit, and None at its end."""
         for given in units:
+            # A stream is read by one process, whatever the others have to do.
+            beside = self._work.decoders > 0 or given.rows is None
             for unit, blocks in self._read(given, recorded):
                 for block in blocks:
-                    yield unit, pool.submit(self._encode, unit, block)
+                    if beside:
+                        yield unit, pool.submit(self._encode, unit, block).result
+                    else:
+                        yield unit, partial(self._encode, unit, block)
                 yield unit, None
 
     def _read(
