@@ -38,6 +38,7 @@ STORE = Path.home() / ".cache" / "parityline-benchmarks" / "store"
 BATCHES, PICTURE_BATCHES, CUDA_BATCHES = (128, 256, 512), (1, 8, 32), (64, 256, 512)
 # A share of them is enough to know a rate.
 BARE_ROWS, LIST_ROWS, CSV_ROWS = 300_000, 300_000, 1_000_000
+BARE_PICTURES = RAY_PICTURES = 2048
 GROUP_ROWS = 65_536
 CORES = len(os.sched_getaffinity(0))
 
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=1_000_000, help="of pixels; lists: 300,000")
     parser.add_argument("--table-rows", type=int, default=5_000_000, help="CSV: 1,000,000")
-    parser.add_argument("--pictures", type=int, default=2048)
+    parser.add_argument("--pictures", type=int, default=8192, help="Ray: 2,048")
     parser.add_argument("--memory-rows", type=int, default=1_000_000, help="and ten times as many")
     parser.add_argument("--cuda-pictures", type=int, default=30_000)
     able = [part for part in PARTS if part != "cuda" or cuda_device_count()]
@@ -181,7 +182,9 @@ def in_turns(
 
 def jpeg(setting: Setting) -> tuple[list[str], dict]:
     """Encoded pictures beside decoding alone and inference alone."""
-    bundle, folder, raw = _jpeg_job(setting)
+    bundle, folder = _jpeg_job(setting, setting.pictures)
+    few = min(setting.pictures, BARE_PICTURES)
+    raw = data.pictures_npy(setting.work, setting.images, few)
     spec = bundle.manifest.input
     assert isinstance(spec, ImageInput)
     decoded, inferred = [], []
@@ -235,13 +238,14 @@ def memory(setting: Setting) -> tuple[list[str], dict]:
 
 def on_ray(setting: Setting) -> tuple[list[str], dict]:
     """The same job by Ray's actors, and by processes of this machine."""
-    bundle, folder, _ = _jpeg_job(setting)
+    pictures = min(setting.pictures, RAY_PICTURES)
+    bundle, folder = _jpeg_job(setting, pictures)
     runs: dict[str, list[Run]] = {"local": [], "ray": []}
     for number in range(setting.rounds):
         for engine in runs:
             _say(number, engine, run := ours(bundle, folder, setting.out, "--engine", engine))
             runs[engine].append(run)
-    title = f"224 x 224 JPEGs (resnet18), {setting.pictures:,} of them, by {CORES} processes"
+    title = f"224 x 224 JPEGs (resnet18), {pictures:,} of them, by {CORES} processes"
     return engines(title, runs["local"], runs["ray"], goal=0.6), _recorded(runs)
 
 
@@ -277,11 +281,10 @@ def cuda(setting: Setting) -> tuple[list[str], dict]:
     return lines, {"alone": sessions, "ours": _recorded(runs)}
 
 
-def _jpeg_job(setting: Setting) -> tuple[Bundle, Path, Path]:
-    """The network, a folder of pictures, and as many as pixels."""
+def _jpeg_job(setting: Setting, pictures: int) -> tuple[Bundle, Path]:
+    """The network, and a folder of so many pictures."""
     bundle = open_resnet(setting.store, setting.images).bundle
-    folder = data.jpegs(setting.work, setting.images, setting.pictures)
-    return bundle, folder, data.pictures_npy(setting.work, setting.images, setting.pictures)
+    return bundle, data.jpegs(setting.work, setting.images, pictures)
 
 
 def _say(number: int, name: str, run: Run) -> None:
