@@ -1,0 +1,169 @@
+"""What a job's processes do to be fast: how many rows at a time, and which thread encodes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from artifacts.predictor import Predictor
+from serving.scoring import batch_size, job, scorer
+from serving.scoring.batch_size import best_batch
+from serving.scoring.chunks import Chunk
+from serving.scoring.job import Options, score
+from serving.scoring.scorer import Scorer, Work
+from serving.scoring.units import Unit
+from tests.scored import parts_of
+
+ROWS = 400
+
+
+class Clock:
+    """A model's thread, whose time passes as the model says: seconds of a batch of so many rows."""
+
+    def __init__(self, seconds: Callable[[int], float]) -> None:
+        self._seconds, self._now, self.sizes = seconds, 0.0, []
+
+    def thread_time(self) -> float:
+        return self._now
+
+    def model(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.sizes.append(len(rows))
+        self._now += self._seconds(len(rows))
+        return rows, rows
+
+
+def found_batch(
+    monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float], largest: int = 1024
+) -> tuple[int, int]:
+    """The size that is found, and the largest that was tried."""
+    clock = Clock(seconds)
+    monkeypatch.setattr(batch_size, "time", clock)
+    predictor = SimpleNamespace(
+        manifest=SimpleNamespace(max_batch_size=largest),
+        backend="onnx",
+        device="cpu",
+        golden=SimpleNamespace(raw=np.zeros((7, 3))),
+        model=clock.model,
+    )
+    return best_batch(predictor), max(clock.sizes)
+
+
+def test_a_short_call_is_worth_more_rows_as_it_costs_something_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # One and a half microseconds a row, whatever the batch: alone, all sizes would be as good.
+    assert found_batch(monkeypatch, lambda rows: 1.5e-6 * rows) == (512, 1024)
+    assert found_batch(monkeypatch, lambda rows: 1.5e-6 * rows, largest=100) == (100, 100)
+    # At a fifth of a millisecond a row the call no longer matters.
+    assert found_batch(monkeypatch, lambda rows: 2e-4 * rows)[0] == 8
+
+
+def test_larger_ones_are_not_tried_when_the_caches_are_too_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def leaves_the_caches(rows: int) -> float:
+        return rows * (1e-6 if rows <= 128 else 2e-6)
+
+    assert found_batch(monkeypatch, leaves_the_caches) == (128, 256)
+
+
+def test_of_a_slow_model_nothing_larger_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found_batch(monkeypatch, lambda rows: 0.02 * rows) == (8, 1)
+    assert found_batch(monkeypatch, lambda rows: 1e-3 * rows) == (8, 32)
+
+
+@pytest.fixture
+def table(cancer: Predictor) -> pa.Table:
+    picked = np.random.default_rng(0).integers(0, len(cancer.golden.raw), ROWS)
+    names = [column.name for column in cancer.manifest.input.columns]
+    return pa.table(dict(zip(names, cancer.golden.raw[picked].T, strict=True)))
+
+
+def parquet(table: pa.Table, folder: Path) -> Path:
+    pq.write_table(table, folder / "rows.parquet", row_group_size=ROWS // 4)
+    return folder / "rows.parquet"
+
+
+def stream(table: pa.Table, folder: Path) -> Path:
+    with pa.output_stream(folder / "rows.csv.gz", compression="gzip") as file:
+        pyarrow.csv.write_csv(table, file)
+    return folder / "rows.csv.gz"
+
+
+@pytest.mark.parametrize(
+    ("written", "decoders", "aside"),
+    [(parquet, 0, False), (parquet, 1, True), (parquet, 3, True), (stream, 0, True)],
+)
+def test_the_models_thread_encodes_where_no_other_is_free_for_it(
+    cancer: Predictor,
+    table: pa.Table,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    written: Callable[[pa.Table, Path], Path],
+    decoders: int,
+    aside: bool,
+) -> None:
+    """What is read as a stream has one process, whose other threads have cores then."""
+    source = [str(written(table, tmp_path))]
+    score(cancer, source, tmp_path / "expected", Options(workers=1))
+    where = set()
+
+    def encode(*arguments: Any, **named: Any) -> Chunk:
+        where.add(threading.current_thread() is not threading.main_thread())
+        return encoded(*arguments, **named)
+
+    encoded = scorer.encode
+    monkeypatch.setattr(scorer, "encode", encode)
+
+    def engine(work: Work, units: Iterator[Unit], count: int, done: Any, recorded: Any) -> None:
+        Scorer(replace(work, decoders=decoders), cancer).run(units, done, recorded)
+
+    score(cancer, source, tmp_path / "out", Options(), engine=engine)
+    assert where == {aside}
+    assert parts_of(tmp_path / "out").equals(parts_of(tmp_path / "expected"))
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "decoders"), [(2, 2, 0), (2, 1, 1), (3, 2, 0), (4, 2, 1), (1, 1, 0)]
+)
+def test_threads_encode_where_the_processes_leave_cores(
+    cancer: Predictor,
+    table: pa.Table,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    workers: int,
+    decoders: int,
+) -> None:
+    given = []
+
+    def engine(work: Work, units: Iterator[Unit], count: int, done: Any, recorded: Any) -> None:
+        given.append((count, work.decoders))
+        Scorer(work, cancer).run(units, done, recorded)
+
+    monkeypatch.setattr(job, "workers_on", lambda device: cores)
+    source = [str(parquet(table, tmp_path))]
+    score(cancer, source, tmp_path / "out", Options(workers=workers), engine=engine)
+    assert given == [(workers, decoders)]
+
+
+def test_readers_are_told_that_no_answer_is_missing(
+    cancer: Predictor, table: pa.Table, tmp_path: Path
+) -> None:
+    """What was passed through may be: that is the input's matter."""
+    source = parquet(table.append_column("note", pa.array(["a", None] * (ROWS // 2))), tmp_path)
+    score(cancer, [str(source)], tmp_path / "out", Options(columns=["note"], top_k=2))
+    found = parts_of(tmp_path / "out")
+    assert {field.name for field in found.schema if field.nullable} == {"note"}
+    assert found["note"].to_pylist() == ["a", None] * (ROWS // 2)
+    assert all(column.null_count == 0 for column in found.drop_columns(["note"]).columns)
