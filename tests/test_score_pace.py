@@ -17,7 +17,7 @@ import pytest
 
 from artifacts.predictor import Predictor
 from serving.scoring import batch_size, job, scorer
-from serving.scoring.batch_size import best_batch
+from serving.scoring.batch_size import Batches
 from serving.scoring.chunks import Chunk
 from serving.scoring.job import Options, score
 from serving.scoring.scorer import Scorer, Work
@@ -43,19 +43,31 @@ class Clock:
 
 
 def found_batch(
-    monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float], largest: int = 1024
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: Callable[[int], float],
+    largest: int = 1024,
+    pieces: int = 60_000,
 ) -> tuple[int, int]:
     """The size that is found, and the largest that was tried."""
     clock = Clock(seconds)
     monkeypatch.setattr(batch_size, "time", clock)
-    predictor = SimpleNamespace(
-        manifest=SimpleNamespace(max_batch_size=largest),
+    predictor = Predictor(
+        bundle=SimpleNamespace(manifest=SimpleNamespace(max_batch_size=largest)),
+        golden=None,
         backend="onnx",
         device="cpu",
-        golden=SimpleNamespace(raw=np.zeros((7, 3))),
+        checked=None,
         model=clock.model,
     )
-    return best_batch(predictor), max(clock.sizes)
+    batches = Batches(predictor)
+    rows = np.arange(60_000.0)[:, np.newaxis]
+    answers = [
+        found
+        for start in range(0, len(rows), pieces)
+        for found in batches.probabilities(rows[start : start + pieces])
+    ]
+    np.testing.assert_array_equal(np.concatenate(answers), rows)
+    return max(clock.sizes[-2:]), max(clock.sizes)
 
 
 def test_a_short_call_is_worth_more_rows_as_it_costs_something_itself(
@@ -78,8 +90,18 @@ def test_larger_ones_are_not_tried_when_the_caches_are_too_small(
 
 
 def test_of_a_slow_model_nothing_larger_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert found_batch(monkeypatch, lambda rows: 0.02 * rows) == (8, 1)
+    assert found_batch(monkeypatch, lambda rows: 0.02 * rows) == (8, 8)
     assert found_batch(monkeypatch, lambda rows: 1e-3 * rows) == (8, 32)
+
+
+def test_no_size_is_tried_that_a_piece_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes in small pieces is answered by what was the best of them so far."""
+    assert found_batch(monkeypatch, lambda rows: 1.5e-6 * rows, pieces=300) == (256, 256)
+
+
+def test_a_size_that_was_asked_for_is_taken(cancer: Predictor) -> None:
+    answers = Batches(cancer, 7).probabilities(cancer.golden.raw[:20])
+    assert [len(found) for found in answers] == [7, 7, 6]
 
 
 @pytest.fixture

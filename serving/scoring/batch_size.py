@@ -17,36 +17,55 @@ _CALL_S = 20e-6
 _WORTH = 0.02
 # What is slower by so much a row has left the processor's caches: larger ones are slower still.
 _TOO_LARGE = 0.05
+# Of each size, after one that finds its memory.
 _TRIES = 5
 
 
-def best_batch(predictor: Predictor) -> int:
-    """The rows at which the model is fastest here, measured on golden rows.
+class Batches:
+    """Answers a job's rows, at first in batches of one size after the other, then of the fastest.
 
-    Where the batch may show in the bits it is the same for every run.
+    What it measures are the job's own batches: nothing is done twice. Where the batch may show in
+    the bits it is the same for every run.
     """
-    largest = predictor.manifest.max_batch_size
-    if predictor.backend != "onnx" or predictor.device != "cpu":
-        return largest
-    rows = predictor.golden.raw
-    sizes = [size for size in _BATCHES if size < largest] + [largest]
-    best, least = sizes[0], float("inf")
-    if sizes[0] * _seconds(predictor, rows[:1]) > _LONG_BATCH_S:
-        # A slow model could have gone on with the job meanwhile.
-        return best
-    for size in sizes:
-        batch = rows[np.arange(size) % len(rows)]
-        predictor.model(batch)
-        seconds = _CALL_S + min(_seconds(predictor, batch) for _ in range(_TRIES))
-        if seconds / size < (1 - _WORTH) * least:
-            best, least = size, seconds / size
-        if seconds > _LONG_BATCH_S or seconds / size > (1 + _TOO_LARGE) * least:
-            break
-    return best
 
+    def __init__(self, predictor: Predictor, size: int | None = None) -> None:
+        """size: rows at a time, where that is known."""
+        self._predictor = predictor
+        largest = predictor.manifest.max_batch_size
+        self._size = size or largest
+        self._left: list[int] = []
+        if size is None and predictor.backend == "onnx" and predictor.device == "cpu":
+            self._left = [each for each in _BATCHES if each < largest] + [largest]
+            self._size = self._left[0]
+        self._least = float("inf")
+        self._seconds: list[float] = []
 
-def _seconds(predictor: Predictor, batch: np.ndarray) -> float:
-    # Of this thread: what else the cores do meanwhile is no matter.
-    began = time.thread_time()
-    predictor.model(batch)
-    return time.thread_time() - began
+    def probabilities(self, raw: np.ndarray) -> list[np.ndarray]:
+        """float32 [n, K] of each batch, in order. raw: [N, *input shape]."""
+        found = []
+        start = 0
+        while self._left and start + self._left[0] <= len(raw):
+            stop = start + self._left[0]
+            found.append(self._timed(raw[start:stop]))
+            start = stop
+        rest = self._predictor.batches(raw[start:], self._size)
+        return found + [probabilities for _, probabilities in rest]
+
+    def _timed(self, batch: np.ndarray) -> np.ndarray:
+        # Of this thread: what else the cores do meanwhile is no matter.
+        began = time.thread_time()
+        _, probabilities = self._predictor.model(batch)
+        self._seconds.append(time.thread_time() - began)
+        if len(self._seconds) > _TRIES:
+            self._judge()
+        return probabilities
+
+    def _judge(self) -> None:
+        """Whether this size is the best so far, and a larger one may be better still."""
+        size = self._left.pop(0)
+        seconds = _CALL_S + min(self._seconds[1:])
+        self._seconds = []
+        if seconds / size < (1 - _WORTH) * self._least:
+            self._size, self._least = size, seconds / size
+        if seconds > _LONG_BATCH_S or seconds / size > (1 + _TOO_LARGE) * self._least:
+            self._left = []

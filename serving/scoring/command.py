@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from contextlib import closing
 from typing import Annotated, Literal
 
@@ -147,7 +146,7 @@ def score(
         parityline score churn day=2026-01-31/*.parquet --out scores --columns id
         parityline score churn customers.csv --out scores --target churned
     """
-    from serving.scoring.processes import Started, set_up_arrow
+    from serving.scoring.processes import Started, set_up_arrow, without_collection
 
     if address is not None and engine != "ray":
         raise DataError("--address: expected --engine ray with it")
@@ -157,11 +156,14 @@ def score(
     with closing(Started.of_job(local, bundle, backend, chosen, workers)) as started:
         if engine == "local":
             set_up_arrow()
-        from artifacts import open_bundle
-        from serving.scoring.display import progress_display, summary_lines
-        from serving.scoring.job import Options, score
-        from serving.scoring.on_ray import ray_engine
+        with without_collection():
+            from artifacts import open_bundle
+            from serving.scoring.display import progress_display, summary_lines
+            from serving.scoring.job import Options, score
+            from serving.scoring.on_ray import ray_engine
 
+            run = ray_engine(address) if engine == "ray" else None
+            predictor = open_bundle(bundle, backend=backend, device=chosen)
         options = Options(
             columns=None if columns is None else [name for name in columns.split(",") if name],
             probabilities=probabilities,
@@ -173,10 +175,6 @@ def score(
             batch_size=batch_size,
             workers=workers,
         )
-        run = ray_engine(address) if engine == "ray" else None
-        predictor = open_bundle(bundle, backend=backend, device=chosen)
-        # What is there now stays: not to be looked through again and again.
-        gc.freeze()
         # Not where the results are told: that may be a file or another program.
         try:
             with progress_display(open_console(stderr=True)) as progress:

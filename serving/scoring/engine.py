@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import pickle
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from artifacts.errors import DataError
 from artifacts.predictor import Predictor, open_bundle
-from serving.scoring.batch_size import best_batch
-from serving.scoring.processes import Process, Started, set_up_arrow, start
+from serving.scoring.processes import (
+    Process,
+    Started,
+    set_up_arrow,
+    start,
+    without_collection,
+)
 from serving.scoring.scorer import Scorer, Work
 from serving.scoring.units import Unit
 
@@ -133,8 +135,6 @@ class _Pool:
 
     def run(self, predictor: Predictor) -> None:
         """Until all is done."""
-        if self._work.batch_size is None:
-            self._work = replace(self._work, batch_size=best_batch(predictor))
         for process in self._processes:
             self._instruct(process)
         self._leader.start()
@@ -249,8 +249,8 @@ def _cause(status: int) -> str:
     return f"signal {signal.Signals(-status).name}{memory}"
 
 
-def _main(descriptor: int) -> None:
-    """A process of the pool."""
+def follow(descriptor: int) -> None:
+    """Score what the process at the other end of a socket gives; the end of this one."""
     # Ctrl-C reaches all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_up_arrow()
@@ -261,29 +261,27 @@ def _main(descriptor: int) -> None:
         with alone:
             connection.send(message)
 
+    def units() -> Iterator[Unit]:
+        while True:
+            send(("next", None))
+            unit = connection.recv()
+            if unit is None:
+                return
+            yield unit
+
     try:
-        predictor = None
-        kind, value = connection.recv()
-        if kind == "open":
-            bundle, backend, device = value
-            predictor = open_bundle(bundle, backend=backend, device=device)
+        with without_collection():
+            predictor = None
             kind, value = connection.recv()
-        work, recorded = value
-
-        def units() -> Iterator[Unit]:
-            while True:
-                send(("next", None))
-                unit = connection.recv()
-                if unit is None:
-                    return
-                yield unit
-
-        if predictor is None:
-            predictor = open_bundle(work.bundle, backend=work.backend, device=work.device)
+            if kind == "open":
+                bundle, backend, device = value
+                predictor = open_bundle(bundle, backend=backend, device=device)
+                kind, value = connection.recv()
+            work, recorded = value
+            if predictor is None:
+                predictor = open_bundle(work.bundle, backend=work.backend, device=work.device)
         if predictor.manifest.content_sha256 != work.content_sha256:
             raise DataError(f"{work.bundle}: it is another bundle now")
-        # What is there now stays: not to be looked through again and again.
-        gc.freeze()
         Scorer(work, predictor).run(units(), lambda record: send(("record", record)), recorded)
         send(("end", None))
         # All is on disk; to take the interpreter down would only take time.
@@ -302,7 +300,3 @@ def _portable(error: Exception) -> Exception:
     except Exception:  # noqa: BLE001
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
-
-
-if __name__ == "__main__":
-    _main(int(sys.argv[1]))

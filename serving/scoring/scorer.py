@@ -30,7 +30,7 @@ from artifacts.errors import DataError
 from artifacts.predictor import Predictor
 from serving.scoring.ahead import ahead
 from serving.scoring.answers import AnswerForm, answer_table, encode_table
-from serving.scoring.batch_size import best_batch
+from serving.scoring.batch_size import Batches
 from serving.scoring.chunks import Block, Chunk, encode, wanted_columns, with_partitions
 from serving.scoring.folder import OutFolder
 from serving.scoring.open import open_reader
@@ -91,8 +91,7 @@ class Scorer:
         self._others = {*work.passed.names, *([work.target] if work.target else [])}
         self._size = UnitSize.of(len(self._manifest.labels))
         self._readers: dict[int, Reader] = {}
-        self._batch_size = work.batch_size
-        self._chunks = 0
+        self._batches = Batches(predictor, work.batch_size)
 
     def run(
         self,
@@ -138,15 +137,7 @@ class Scorer:
         part.rejected += chunk.rejected
         if not len(chunk.rows):
             return
-        self._chunks += 1
-        if self._chunks == 2 and self._batch_size is None:
-            # A short job would spend more time on it than it wins.
-            self._batch_size = best_batch(self._predictor)
-        answers = [
-            probabilities
-            for piece in chunk.raw
-            for _, probabilities in self._predictor.batches(piece, self._batch_size)
-        ]
+        answers = [found for piece in chunk.raw for found in self._batches.probabilities(piece)]
         part.rows.append(chunk.rows)
         part.passed.append(chunk.passed)
         part.probabilities += answers
