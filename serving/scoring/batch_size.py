@@ -36,7 +36,6 @@ class Batches:
         self._left: list[int] = []
         if size is None and predictor.backend == "onnx" and predictor.device == "cpu":
             self._left = [each for each in _BATCHES if each < largest] + [largest]
-            self._size = self._left[0]
         self._least = float("inf")
         self._seconds: list[float] = []
 
