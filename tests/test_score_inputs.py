@@ -214,6 +214,8 @@ def test_files_that_are_not_right_do_not_stop_the_others(
     assert {file: len(entries) for file, entries in by_file.items()} == {
         "0.parquet": 1, "b.parquet": 1, "c.parquet": 50, "g.parquet": 50, "h.parquet": 50,
     }  # fmt: skip
+    for entry in by_file["b.parquet"] + by_file["c.parquet"]:
+        assert entry["reason"].count("cannot be read: ") == 1
     assert "this row stands for all from here on" in by_file["b.parquet"][0]["reason"]
     assert f"missing column: '{last}'" in by_file["c.parquet"][0]["reason"]
     assert "column 'id': expected int64 as in the first file" in by_file["g.parquet"][0]["reason"]

@@ -311,7 +311,7 @@ UNREADABLE = (DataError, OSError, pa.ArrowException, UnicodeDecodeError)
 
 def unreadable(error: BaseException) -> str:
     """Why rows are rejected that could not be read."""
-    return f"cannot be read: {' '.join(str(error).split())}"
+    return f"cannot be read: {' '.join(str(error).split()).removeprefix('cannot be read: ')}"
 
 
 def no_more(error: BaseException) -> str:
