@@ -44,7 +44,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A bundle that has shown on this machine that it answers as it did when it was released."""
+    """A bundle that has shown on this machine that it answers as it did when it was released.
+
+    threads: of ONNX Runtime's on CPU; with one an answer is proved not to depend on its batch.
+    """
 
     bundle: Bundle
     golden: Golden
@@ -52,6 +55,7 @@ class Predictor:
     device: Device
     checked: Comparison
     model: Model
+    threads: int = 1
 
     @property
     def manifest(self) -> Manifest:
@@ -149,4 +153,4 @@ def open_predictor(bundle: Bundle, *, backend: str, device: Device, threads: int
                 raise ParityError(f"answers depend on the batch: {difference}")
     except ParityError as error:
         raise ParityError(f"{bundle.manifest.reference} on {backend}: {error}") from error
-    return Predictor(bundle, golden, backend, device, checked, model)
+    return Predictor(bundle, golden, backend, device, checked, model, threads)

@@ -263,3 +263,12 @@ def cli(
         return Ended(code if isinstance(code, int) else 0, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For offline jobs: a few rows are many units."""
+    for name in ("units.UNIT_ROWS", "units.UNIT_PICTURES"):
+        monkeypatch.setattr(f"serving.scoring.{name}", 40)
+    monkeypatch.setattr("serving.scoring.units.UNIT_BYTES", 8_000)
+    monkeypatch.setattr("serving.scoring.chunks._MOST_ROWS", 16)

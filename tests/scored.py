@@ -55,3 +55,9 @@ def read_chunks(path: Path, spec: ImageInput | TableInput) -> Iterator[Chunk]:
         for block in blocks:
             yield encode(with_partitions(block, source), spec, passed=pa.schema([]))
     reader.close()
+
+
+def table_of(predictor: Predictor, rows: np.ndarray) -> pa.Table:
+    """Rows of raw input under their columns' names, after an id."""
+    names = [column.name for column in predictor.manifest.input.columns]
+    return pa.table({"id": np.arange(len(rows)), **dict(zip(names, rows.T, strict=True))})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import gzip
 import io
 import json
@@ -21,26 +20,12 @@ from artifacts.errors import DataError
 from artifacts.pixels import encode_png
 from artifacts.predictor import Predictor
 from serving.scoring.job import Options, score
-from tests.scored import parts_of, probabilities_of, rejected_of, score_file
+from tests.scored import parts_of, probabilities_of, rejected_of, score_file, table_of
 
 
 @pytest.fixture(scope="module")
 def rows(cancer: Predictor) -> np.ndarray:
     return cancer.golden.raw[np.random.default_rng(0).integers(0, len(cancer.golden.raw), 300)]
-
-
-@pytest.fixture
-def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few rows are many units."""
-    for name in ("units.UNIT_ROWS", "units.UNIT_PICTURES"):
-        monkeypatch.setattr(f"serving.scoring.{name}", 40)
-    monkeypatch.setattr("serving.scoring.units.UNIT_BYTES", 8_000)
-    monkeypatch.setattr("serving.scoring.chunks._MOST_ROWS", 16)
-
-
-def table_of(cancer: Predictor, rows: np.ndarray) -> pa.Table:
-    names = [column.name for column in cancer.manifest.input.columns]
-    return pa.table({"id": np.arange(len(rows)), **dict(zip(names, rows.T, strict=True))})
 
 
 def write_tables(folder: Path, table: pa.Table) -> list[str]:
@@ -310,45 +295,6 @@ def test_a_url_is_read_as_a_file_is(cancer: Predictor, rows: np.ndarray, tmp_pat
         score(cancer, ["nowhere://x"], tmp_path / "out3")
 
 
-def test_what_is_written_is_chosen(cancer: Predictor, rows: np.ndarray, tmp_path: Path) -> None:
-    path = tmp_path / "rows.parquet"
-    odd = pa.array([None, 'say "x",\n', "é"] * 100)
-    lists = pa.array([[1, 2], None, []] * 100)
-    table = table_of(cancer, rows).append_column("odd", odd).append_column("lists", lists)
-    pq.write_table(table, path)
-    _, expected = cancer.run(rows)
-    answered = ["row", "label", "index"]
-    top = {"columns": ["id"], "probabilities": "top"}
-    score_file(cancer, path, tmp_path / "a", top_k=2, **top)
-    found = parts_of(tmp_path / "a")
-    assert found.column_names == ["id", *answered, "probability", "top_1", "top_1_probability",
-                                  "top_2", "top_2_probability"]  # fmt: skip
-    np.testing.assert_array_equal(found["top_2_probability"].to_numpy(), expected.min(axis=1))
-    assert found["top_1"] == found["label"]
-    score_file(cancer, path, tmp_path / "b", columns=[], probabilities="none")
-    assert parts_of(tmp_path / "b").column_names == answered
-    for form in ("csv", "jsonl"):
-        out = tmp_path / form
-        score_file(cancer, path, out, format=form, columns=["id", "odd", "lists"])
-        (part,) = out.glob(f"part-*.{form}")
-        if form == "csv":
-            with part.open(newline="", encoding="utf-8") as file:
-                read = list(csv.DictReader(file))
-            assert [row["odd"] or None for row in read] == odd.to_pylist()
-        else:
-            read = [json.loads(line) for line in part.read_text().splitlines()]
-            assert [row["odd"] for row in read] == odd.to_pylist()
-            assert [row["lists"] for row in read] == lists.to_pylist()
-        labels = cancer.manifest.labels
-        answers = [[float(row[f"probability_{label}"]) for label in labels] for row in read]
-        np.testing.assert_array_equal(np.array(answers).astype(np.float32), expected)
-        assert [int(row["id"]) for row in read] == list(range(300))
-    with pytest.raises(DataError, match=r"no column 'idd' .*did you mean 'id'\?"):
-        score_file(cancer, path, tmp_path / "c", columns=["idd"])
-    with pytest.raises(DataError, match="--top-k: expected 0 to 2, found 3"):
-        score_file(cancer, path, tmp_path / "c", top_k=3)
-
-
 def test_a_missing_column_is_named_with_the_nearest(
     cancer: Predictor, rows: np.ndarray, tmp_path: Path
 ) -> None:
@@ -361,48 +307,3 @@ def test_a_missing_column_is_named_with_the_nearest(
     pq.write_table(table, tmp_path / "b.parquet")
     with pytest.raises(DataError, match=r"--target: .* has no column 'idx'; did you mean 'id'\?"):
         score_file(cancer, tmp_path / "b.parquet", tmp_path / "out", target="idx")
-
-
-def test_known_labels_give_metrics_beside_those_at_release(
-    cancer: Predictor, rows: np.ndarray, tmp_path: Path, small_units: None
-) -> None:
-    _, expected = cancer.run(rows)
-    labels = [cancer.manifest.labels[index] for index in expected.argmax(axis=1)]
-    wrong = [cancer.manifest.labels[1 - cancer.manifest.labels.index(label)] for label in labels]
-    for name, truth in {"good": labels, "bad": wrong[:150] + labels[150:]}.items():
-        truth = [None, "other", *truth[2:]]
-        table = table_of(cancer, rows).append_column("truth", pa.array(truth))
-        pq.write_table(table, tmp_path / f"{name}.parquet")
-        summary = score_file(cancer, tmp_path / f"{name}.parquet", tmp_path / name, target="truth")
-        found = summary["target"]
-        assert (found["rows"], found["unlabelled"], found["unknown"]) == (298, 1, 1)
-        assert found["unknown_labels"] == {"other": 1}
-        accuracy = found["metrics"]["accuracy"]["value"]
-        assert accuracy == pytest.approx(1.0 if name == "good" else 150 / 298)
-        assert found["beside_release"]["decayed"] == (name == "bad")
-
-
-def test_drift_is_told_of_each_column(
-    cancer: Predictor, rows: np.ndarray, tmp_path: Path, small_units: None
-) -> None:
-    moved = table_of(cancer, rows)
-    first, second = moved.column_names[1:3]
-    pq.write_table(moved, tmp_path / "a.parquet")
-    moved = moved.set_column(1, first, pa.array(rows[:, 0] * 3))
-    pq.write_table(moved, tmp_path / "b.parquet")
-    before = score_file(cancer, tmp_path / "a.parquet", tmp_path / "a")["drift"]
-    after = score_file(cancer, tmp_path / "b.parquet", tmp_path / "b")["drift"]
-    assert before[first]["psi"] < 0.25 < after[first]["psi"]
-    assert after[first]["verdict"] == "shifted"
-    assert before[second] == after[second]
-
-
-def test_half_a_surrogate_pair_is_written_again_as_json_escapes_it(
-    cancer: Predictor, rows: np.ndarray, tmp_path: Path
-) -> None:
-    lines = [{**row, "note": note} for row, note in zip(
-        table_of(cancer, rows).to_pylist(), ["\ud800x", "é", None], strict=False
-    )]  # fmt: skip
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert score_file(cancer, tmp_path / "rows.jsonl", tmp_path / "out")["rows_scored"] == 3
-    assert parts_of(tmp_path / "out")["note"].to_pylist() == ["\\ud800x", "é", None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from serving.scoring import batch_size, job, scorer
 from serving.scoring.batch_size import Batches
 from serving.scoring.chunks import Chunk
 from serving.scoring.job import Options, score
+from serving.scoring.processes import without_collection
 from serving.scoring.scorer import Scorer, Work
 from serving.scoring.units import Unit
 from tests.scored import parts_of
@@ -104,6 +106,16 @@ def test_a_size_that_was_asked_for_is_taken(cancer: Predictor) -> None:
     assert [len(found) for found in answers] == [7, 7, 6]
 
 
+@pytest.mark.parametrize("changed", [{"threads": 2}, {"device": "cuda"}, {"backend": "torch"}])
+def test_no_size_is_tried_where_the_batch_may_show_in_the_bits(
+    cancer: Predictor, changed: dict[str, Any]
+) -> None:
+    raw = np.repeat(cancer.golden.raw[:1], cancer.manifest.max_batch_size + 9, axis=0)
+    answers = Batches(replace(cancer, **changed)).probabilities(raw)
+    assert [len(found) for found in answers] == [cancer.manifest.max_batch_size, 9]
+    assert len(Batches(cancer).probabilities(raw)[0]) == 8
+
+
 @pytest.fixture
 def table(cancer: Predictor) -> pa.Table:
     picked = np.random.default_rng(0).integers(0, len(cancer.golden.raw), ROWS)
@@ -156,15 +168,20 @@ def test_the_models_thread_encodes_where_no_other_is_free_for_it(
 
 
 @pytest.mark.parametrize(
-    ("cores", "workers", "decoders"), [(2, 2, 0), (2, 1, 1), (3, 2, 0), (4, 2, 1), (1, 1, 0)]
-)
+    ("device", "cores", "processes", "decoders"),
+    [
+        ("cpu", 2, 2, 0), ("cpu", 2, 1, 1), ("cpu", 3, 2, 0), ("cpu", 4, 2, 1), ("cpu", 1, 1, 0),
+        ("cuda", 1, 1, 1), ("cuda", 16, 1, 15), ("cuda", 64, 2, 16),
+    ],
+)  # fmt: skip
 def test_threads_encode_where_the_processes_leave_cores(
     cancer: Predictor,
     table: pa.Table,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    device: str,
     cores: int,
-    workers: int,
+    processes: int,
     decoders: int,
 ) -> None:
     given = []
@@ -173,19 +190,41 @@ def test_threads_encode_where_the_processes_leave_cores(
         given.append((count, work.decoders))
         Scorer(work, cancer).run(units, done, recorded)
 
-    monkeypatch.setattr(job, "workers_on", lambda device: cores)
+    there = {"cpu": cores, "cuda": processes}
+    monkeypatch.setattr(job, "workers_on", there.__getitem__)
     source = [str(parquet(table, tmp_path))]
-    score(cancer, source, tmp_path / "out", Options(workers=workers), engine=engine)
-    assert given == [(workers, decoders)]
+    predictor = replace(cancer, device=device)
+    score(predictor, source, tmp_path / "out", Options(workers=processes), engine=engine)
+    assert given == [(processes, decoders)]
 
 
-def test_readers_are_told_that_no_answer_is_missing(
-    cancer: Predictor, table: pa.Table, tmp_path: Path
+def test_a_short_job_has_one_process_and_a_core_for_its_encoding(
+    cancer: Predictor, table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was passed through may be: that is the input's matter."""
-    source = parquet(table.append_column("note", pa.array(["a", None] * (ROWS // 2))), tmp_path)
-    score(cancer, [str(source)], tmp_path / "out", Options(columns=["note"], top_k=2))
-    found = parts_of(tmp_path / "out")
-    assert {field.name for field in found.schema if field.nullable} == {"note"}
-    assert found["note"].to_pylist() == ["a", None] * (ROWS // 2)
-    assert all(column.null_count == 0 for column in found.drop_columns(["note"]).columns)
+    """However many processes there might be."""
+    given = []
+
+    class Watched(Scorer):
+        def __init__(self, work: Work, predictor: Predictor) -> None:
+            given.append(work.decoders)
+            super().__init__(work, predictor)
+
+    monkeypatch.setattr(job, "Scorer", Watched)
+    monkeypatch.setattr(job, "workers_on", lambda device: 2)
+    np.save(tmp_path / "rows.npy", np.stack(table.columns, axis=1)[:9])
+    score(cancer, [str(tmp_path / "rows.npy")], tmp_path / "out", Options(workers=2))
+    assert given == [1]
+
+
+@pytest.mark.parametrize("was", [True, False])
+def test_garbage_is_looked_for_again_after_a_start(was: bool) -> None:
+    """Where it was before."""
+    before = gc.isenabled()
+    try:
+        (gc.enable if was else gc.disable)()
+        with without_collection():
+            assert not gc.isenabled()
+        assert gc.isenabled() == was
+    finally:
+        (gc.enable if before else gc.disable)()
+        gc.unfreeze()

@@ -112,19 +112,20 @@ def encode_table(table: pa.Table, form: Format) -> bytes | memoryview:
 def _parquet(table: pa.Table) -> memoryview:
     buffer = pa.BufferOutputStream()
     # Floats hardly ever come twice, and cannot be compressed: to try takes longer than all else.
-    # Nor does a part's least and greatest probability, or label, tell whoever looks for rows much.
+    # Nor does a part's least and greatest probability, or label, tell whoever looks for rows much;
+    # its file does.
     types = pa.types
     floats = [field.name for field in table.schema if types.is_floating(field.type)]
     numbers = [field.name for field in table.schema if types.is_integer(field.type)]
     others = [name for name in table.column_names if name not in {*floats, *numbers}]
-    given = [name for name in others if table.schema.field(name).nullable]
+    told = [name for name in others if table.schema.field(name).nullable or name == "file"]
     pq.write_table(
         table,
         buffer,
         use_dictionary=others,
         column_encoding=dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
         compression=dict.fromkeys([*numbers, *others], "snappy"),
-        write_statistics=[*numbers, *given],
+        write_statistics=[*numbers, *told],
         row_group_size=max(1, len(table)),
     )
     return memoryview(buffer.getvalue())

@@ -34,7 +34,8 @@ class Batches:
         largest = predictor.manifest.max_batch_size
         self._size = size or largest
         self._left: list[int] = []
-        if size is None and predictor.backend == "onnx" and predictor.device == "cpu":
+        alike = (predictor.backend, predictor.device, predictor.threads) == ("onnx", "cpu", 1)
+        if size is None and alike:
             self._left = [each for each in _BATCHES if each < largest] + [largest]
         self._least = float("inf")
         self._seconds: list[float] = []

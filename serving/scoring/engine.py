@@ -251,8 +251,6 @@ def _cause(status: int) -> str:
 
 def follow(descriptor: int) -> None:
     """Score what the process at the other end of a socket gives; the end of this one."""
-    # Ctrl-C reaches all processes of a terminal; the first one ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_up_arrow()
     connection = Connection(descriptor)
     alone = threading.Lock()

@@ -2,8 +2,9 @@
 
 A thread reads ahead, this one runs the model, and a last thread writes. Threads encode where cores
 are free for it, several where a GPU waits for them; where every core has a model to run, this one
-encodes too, as two threads would only take the core's caches and the interpreter from each other.
-Between them at most a few chunks wait, whatever the input's size.
+encodes too, as two threads would only take the core's caches and the interpreter from each other. A
+stream, which no other process helps to read, has a thread for it in any case. Between them at most
+a few chunks wait, whatever the input's size.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ class Scorer:
     ) -> Iterator[tuple[Unit, Callable[[], Chunk] | None]]:
         """What gives each chunk of a unit, and None at its end."""
         for given in units:
-            # A stream is read by one process, whatever the others have to do.
+            # The others mostly have nothing to do while a stream is read.
             beside = self._work.decoders > 0 or given.rows is None
             for unit, blocks in self._read(given, recorded):
                 for block in blocks:
